@@ -1,0 +1,72 @@
+# Everything is done in .venv, which the first target that needs it makes.  A stamp says what has been installed; it is
+# older than pyproject.toml exactly when something must be installed again, so a second run needs no network.
+#
+#     .venv/cli   the package with what `make demo` needs
+#     .venv/dev   that and the tools; making it makes .venv/cli too, never the other way round
+
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+DEMO ?= topologies.flights:topology --input departures=topologies/data/flights.jsonl.gz
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+TYPED := $(wildcard streamproc topologies tests/typing/good)
+EXAMPLES := $(filter-out %/__init__.py topologies/test_%,$(wildcard topologies/*.py tests/typing/good/*.py))
+
+# Without this pyright asks at every run whether there is a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.NOTPARALLEL:
+.PHONY: help demo test lint format types check mutants bench clean
+
+help:
+	@echo 'make demo     run the example on its own data      make mutants  every planted bug must be caught'
+	@echo 'make test     all tests                            make bench    how fast, with how it was measured'
+	@echo 'make check    lint, types, tests: what CI runs     make clean    remove what make made'
+	@echo 'make lint | format | types'
+
+demo: .venv/cli
+	$(BIN)/streamproc run $(DEMO)
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: .venv/dev
+	$(BIN)/mypy $(TYPED)
+	$(if $(EXAMPLES),$(BIN)/pyright $(EXAMPLES),@echo 'no public examples yet')
+
+check: lint types test
+
+mutants: .venv/dev
+	$(BIN)/python tests/mutants.py
+
+bench: .venv/dev
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "streamproc needs Python 3.11 or newer, and '$(PYTHON)' is not: make PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/cli: pyproject.toml | .venv/bin/python
+	$(PIP) --editable '.[cli]'
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	$(PIP) --editable '.[cli,dev]'
+	@$(BIN)/pyright --version
+	@touch .venv/cli $@
