@@ -1,0 +1,354 @@
+"""The observer that turns what a runner did into Prometheus metrics.
+
+One registry per worker.  All children are bound when the plan is known; a step then adds to bound children
+only, once per batch and node, and never looks a label up.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from streamproc.core.batch import END, START, DeadLetter, Emit, Step
+from streamproc.metrics.catalog import (
+    CATALOG,
+    DROP_REASONS,
+    EMISSIONS,
+    ERROR_REASONS,
+    FUTURE_REASON,
+    LATE_ACTIONS,
+    LATE_REASON,
+    LEVELS,
+    OUTCOMES,
+    STATES,
+    Metric,
+)
+from streamproc.ports import Commit
+
+T = TypeVar("T", Counter, Gauge, Histogram)
+
+_CPU = "streamproc_cpu_seconds_total"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker is, as far as its metrics name it."""
+
+    client: str = "embedded"
+    revision: str = "unknown"
+    guarantee: str = "exactly_once"
+    backend: str = "memory"
+    mode: str = "live"
+
+
+class Bound(Generic[T]):
+    """The children of one metric within one topology, each looked up once and then kept."""
+
+    __slots__ = ("_children", "_family", "_topology")
+
+    def __init__(self, family: T, topology: str) -> None:
+        self._family: T = family
+        self._topology = topology
+        self._children: dict[tuple[str, ...], T] = {}
+
+    def at(self, *labels: str) -> T:
+        """The child with these labels, in the order of the catalogue; at zero from the first call on."""
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._family.labels(self._topology, *labels)
+        return child
+
+
+class CpuTime(Collector):
+    """CPU time of the process, read when it is scraped, so that an idle worker shows its cost too."""
+
+    def __init__(self, metric: Metric, topology: str, clock: Callable[[], float]) -> None:
+        self._metric = metric
+        self._topology = topology
+        self._clock = clock
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Yields the one metric."""
+        family = CounterMetricFamily(self._metric.name, self._metric.help, labels=("topology",))
+        family.add_metric((self._topology,), self._clock())
+        yield family
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with the client's own metrics of the process, the platform and the garbage collector."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def instant(watermark: int) -> float:
+    """A watermark in ms as seconds; the infinite ones as infinities."""
+    if watermark == START:
+        return float("-inf")
+    return float("inf") if watermark == END else watermark / 1000
+
+
+_KEY, _VALUE, _HEADERS = itemgetter(0), itemgetter(1), itemgetter(3)
+
+
+def weigh(rows: Sequence[Emit]) -> int:
+    """Bytes of keys, values and headers, before compression; no Python per row without headers."""
+    total = sum(map(len, filter(None, map(_KEY, rows)))) + sum(map(len, filter(None, map(_VALUE, rows))))
+    for headers in filter(None, map(_HEADERS, rows)):
+        total += sum(len(name.encode()) + len(value) for name, value in headers)
+    return total
+
+
+def _version() -> str:
+    try:
+        return metadata.version("streamproc")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class PrometheusObserver:
+    """An `Observer` whose metrics are those of the catalogue, in `registry`.
+
+    `clock` is the wall clock in seconds, `cpu` the CPU time of the process in seconds.
+    """
+
+    def __init__(
+        self,
+        topology: str,
+        registry: CollectorRegistry | None = None,
+        worker: Worker | None = None,
+        clock: Callable[[], float] = time.time,
+        cpu: Callable[[], float] = time.process_time,
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = new_registry() if registry is None else registry
+        self._topology = topology
+        self._worker = Worker() if worker is None else worker
+        self._clock = clock
+        self._counters: dict[str, Bound[Counter]] = {}
+        self._gauges: dict[str, Bound[Gauge]] = {}
+        self._histograms: dict[str, Bound[Histogram]] = {}
+        for metric in CATALOG:
+            self._build(metric, cpu)
+        self._build_gauges()
+        self._build_counters()
+        self._step_duration = self._histograms["streamproc_step_duration_seconds"].at()
+        self._step_batch = self._histograms["streamproc_step_batch_records"].at()
+        self._commit_duration = self._histograms["streamproc_commit_duration_seconds"].at()
+        self._topics: dict[str, str] = {}  # the topic that a source node reads
+        self._marks: dict[str, dict[str, int]] = {}
+        self._open: Tally[tuple[str, str]] = Tally()
+        self._entries: Tally[tuple[str, str]] = Tally()
+        self._start()
+
+    def _build(self, metric: Metric, cpu: Callable[[], float]) -> None:
+        labels = ("topology", *metric.labels)
+        if metric.name == _CPU:
+            self.registry.register(CpuTime(metric, self._topology, cpu))
+        elif metric.kind == "counter":
+            counter = Counter(metric.name, metric.help, labels, registry=self.registry)
+            self._counters[metric.name] = Bound(counter, self._topology)
+        elif metric.kind == "gauge":
+            gauge = Gauge(metric.name, metric.help, labels, registry=self.registry)
+            self._gauges[metric.name] = Bound(gauge, self._topology)
+        else:
+            histogram = Histogram(
+                metric.name, metric.help, labels, registry=self.registry, buckets=metric.buckets
+            )
+            self._histograms[metric.name] = Bound(histogram, self._topology)
+
+    def _build_gauges(self) -> None:
+        gauges = self._gauges
+        self._worker_state = gauges["streamproc_worker_state"]
+        self._position = gauges["streamproc_consumer_position_offset"]
+        self._topic_partitions = gauges["streamproc_topic_partitions"]
+        self._assigned = gauges["streamproc_assigned_partitions"]
+        self._watermark = gauges["streamproc_watermark_timestamp_seconds"]
+        self._partition_watermark = gauges["streamproc_partition_watermark_timestamp_seconds"]
+        self._windows_open = gauges["streamproc_windows_open"]
+        self._state_entries = gauges["streamproc_state_entries"]
+        self._last_success = gauges["streamproc_commit_last_success_timestamp_seconds"].at()
+
+    def _build_counters(self) -> None:
+        counters = self._counters
+        self._log_messages = counters["streamproc_log_messages_total"]
+        self._consumed_records = counters["streamproc_consumed_records_total"]
+        self._consumed_bytes = counters["streamproc_consumed_bytes_total"]
+        self._future = counters["streamproc_future_records_total"]
+        self._records_in = counters["streamproc_records_in_total"]
+        self._records_out = counters["streamproc_records_out_total"]
+        self._errors = counters["streamproc_record_errors_total"]
+        self._retries = counters["streamproc_retries_total"]
+        self._dropped = counters["streamproc_records_dropped_total"]
+        self._dlq = counters["streamproc_dlq_records_total"]
+        self._emitted = counters["streamproc_windows_emitted_total"]
+        self._late = counters["streamproc_late_records_total"]
+        self._refusals = counters["streamproc_window_refusals_total"]
+        self._produced_records = counters["streamproc_produced_records_total"]
+        self._produced_bytes = counters["streamproc_produced_bytes_total"]
+        self._commits = counters["streamproc_commits_total"]
+
+    def _start(self) -> None:
+        build = self._gauges["streamproc_build_info"]
+        build.at(_version(), platform.python_version(), self._worker.client, self._worker.revision).set(1)
+        for level in LEVELS:
+            self._log_messages.at(level)
+        for outcome in OUTCOMES:
+            self._commits.at(outcome)
+        self.state("starting")
+
+    def planned(self, plan: Any) -> None:
+        """Binds every child that the plan makes possible, so that all of them stand at zero."""
+        worker = self._worker
+        information = self._gauges["streamproc_topology_info"]
+        information.at(plan.hash, worker.guarantee, worker.backend, worker.mode).set(1)
+        for topic in plan.sources:
+            self._plan_source(topic, plan.partitions)
+        for topic in (*plan.sinks, *plan.dead_letters):
+            self._produced_records.at(topic)
+            self._produced_bytes.at(topic)
+        for topic in plan.dead_letters:
+            self._dlq.at(topic)
+        for stage in plan.stages:
+            self._topics |= {stage.places[inlet.place].name: inlet.topic for inlet in stage.inlets}
+        for node in plan.nodes:
+            self._plan_node(node)
+
+    def _plan_source(self, topic: str, partitions: int) -> None:
+        self._consumed_records.at(topic)
+        self._consumed_bytes.at(topic)
+        self._future.at(topic)
+        self._topic_partitions.at(topic).set(partitions)
+        self._assigned.at(topic).set(partitions)
+        for partition in range(partitions):
+            self._position.at(topic, str(partition))
+            self._partition_watermark.at(topic, str(partition)).set(instant(START))
+
+    def _plan_node(self, node: Any) -> None:
+        self._watermark.at(node.name).set(instant(START))
+        for counters in (self._records_in, self._records_out, self._retries):
+            counters.at(node.name)
+        for reason, action in node.reasons.items():
+            if reason in ERROR_REASONS:
+                self._errors.at(node.name, reason, action)
+            elif reason in DROP_REASONS:
+                self._dropped.at(node.name, reason, action)
+        if node.windowed or LATE_REASON in node.reasons:
+            for action in LATE_ACTIONS:
+                self._late.at(node.name, action)
+        if node.windowed:
+            self._windows_open.at(node.name)
+            self._refusals.at(node.name)
+            for kind in EMISSIONS:
+                self._emitted.at(node.name, kind)
+        if node.stateful:
+            self._state_entries.at(node.name)
+
+    def read(self, topic: str, partition: int, records: int, size: int, position: int) -> None:
+        """Adds to what was consumed, and moves the position."""
+        self._consumed_records.at(topic).inc(records)
+        self._consumed_bytes.at(topic).inc(size)
+        self._position.at(topic, str(partition)).set(position)
+
+    def stepped(self, task: str, step: Step, records: int, seconds: float) -> None:
+        """Adds the counts of one step, per node."""
+        self._step_duration.observe(seconds)
+        self._step_batch.observe(records)
+        counts = step.counts
+        for node, number in counts.records_in.items():
+            self._records_in.at(node).inc(number)
+        for node, number in counts.records_out.items():
+            self._records_out.at(node).inc(number)
+        for node, number in counts.retries.items():
+            self._retries.at(node).inc(number)
+        for (node, reason, action), number in counts.errors.items():
+            if reason == FUTURE_REASON:
+                self._future.at(self._topics.get(node, node)).inc(number)
+            else:
+                self._errors.at(node, reason, action).inc(number)
+        for (node, reason, action), number in counts.dropped.items():
+            self._dropped.at(node, reason, action).inc(number)
+        self._stepped_windows(task, step)
+        for node, watermark in step.watermarks.items():
+            self._mark(task, node, watermark)
+
+    def _stepped_windows(self, task: str, step: Step) -> None:
+        counts = step.counts
+        for node, number in counts.opened.items():
+            self._open[task, node] += number
+            self._windows_open.at(node).inc(number)
+        for node, number in counts.closed.items():
+            self._open[task, node] -= number
+            self._windows_open.at(node).dec(number)
+            self._emitted.at(node, "final").inc(number)
+        for node, number in counts.updated.items():
+            self._emitted.at(node, "update").inc(number)
+        for (node, action), number in counts.late.items():
+            self._late.at(node, action).inc(number)
+        for node, number in counts.refused.items():
+            self._refusals.at(node).inc(number)
+
+    def _mark(self, task: str, node: str, watermark: int) -> None:
+        marks = self._marks.setdefault(node, {})
+        if marks.get(task) != watermark:
+            marks[task] = watermark
+            self._watermark.at(node).set(instant(min(marks.values())))
+
+    def committed(self, commit: Commit, dead: Sequence[DeadLetter], seconds: float) -> None:
+        """Adds what was written; a commit that is told of has succeeded."""
+        for (topic, _), rows in commit.emits.items():
+            self._produced_records.at(topic).inc(len(rows))
+            self._produced_bytes.at(topic).inc(weigh(rows))
+        for letter in dead:
+            self._dlq.at(letter.topic).inc()
+        self._commits.at("ok").inc()
+        self._commit_duration.observe(seconds)
+        self._last_success.set(self._clock())
+
+    def progressed(
+        self,
+        watermarks: Mapping[tuple[str, int], int],
+        held_by: tuple[str, int] | None,  # noqa: ARG002 - the smallest watermark says it
+    ) -> None:
+        """Sets the watermark of each partition."""
+        for (topic, partition), watermark in watermarks.items():
+            self._partition_watermark.at(topic, str(partition)).set(instant(watermark))
+
+    def counted(self, task: str, windows: Mapping[str, int], entries: Mapping[str, int]) -> None:
+        """Corrects what the steps have added up to."""
+        for node, number in windows.items():
+            self._windows_open.at(node).inc(number - self._open[task, node])
+            self._open[task, node] = number
+        for node, number in entries.items():
+            self._state_entries.at(node).inc(number - self._entries[task, node])
+            self._entries[task, node] = number
+
+    def state(self, name: str) -> None:
+        """Sets one state to 1 and all others to 0."""
+        for state in STATES:
+            self._worker_state.at(state).set(state == name)
+
+    def logged(self, level: str) -> None:
+        """One line was logged, or would have been but for rate limiting."""
+        self._log_messages.at(level).inc()
