@@ -74,7 +74,7 @@ _CAPPED: Final = ("aiokafka", "aiohttp", "asyncio")
 def redact(value: Any) -> Any:
     """A value without secrets: under a name that looks like one, or in text as `name=value` or in a URL.
 
-    Within a text, a secret that is itself a structure takes the rest with it.  Only plain data comes out: what
+    In a text, a secret that is itself a structure takes the rest with it.  Only plain data comes out: what
     JSON does not know becomes text first.
     """
     if isinstance(value, str):
