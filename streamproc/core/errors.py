@@ -1,0 +1,39 @@
+"""What streamproc raises, and nothing else.
+
+Bad data is never an exception that leaves the engine: it is a value on a named output.  These are for mistakes in a
+topology, for state that does not fit it, and for a task that was told to stop.
+"""
+
+from __future__ import annotations
+
+
+class StreamprocError(Exception):
+    """The parent of everything streamproc raises on purpose; its text says what to do."""
+
+
+class TopologyError(StreamprocError):
+    """A topology cannot be built: a mistake in how it was declared."""
+
+
+class ConfigError(StreamprocError):
+    """A setting, flag or file given by the user cannot be used."""
+
+
+class StateError(StreamprocError):
+    """Stored state does not fit: another topology, another layout, a newer format, or a second process on it."""
+
+
+class InvalidTimestamp(StreamprocError):
+    """An event time is missing, no integer or aware datetime, or beyond 2**62 ms (S4)."""
+
+
+class FutureTimestamp(StreamprocError):
+    """An event time is further ahead of the reference clock than `max_future` allows (S15)."""
+
+
+class NullKey(StreamprocError):
+    """A record has no key where one is needed (S42)."""
+
+
+class TaskFailed(StreamprocError):
+    """A record met the action `fail`: the task stops before it, and nothing from that record on was committed."""

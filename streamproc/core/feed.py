@@ -1,0 +1,308 @@
+"""From messages to batches: decode a run, check its times, and take the heads of all inputs in the order of S39.
+
+    run of one partition --decode, S4, S15--> Slice ─┐
+    records that crossed a repartition topic ─ Slice ┴─ merge ──> Batch
+
+A message that is refused here leaves at once: its refusal stands in the batch where it was the head of its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from streamproc.core.batch import END, START, Batch, Crossing, Headers, Position, Raw, Refusal
+from streamproc.core.errors import StreamprocError
+from streamproc.core.plan import SourceSpec
+from streamproc.core.progress import instants, merge
+
+Decode = Callable[[Sequence[bytes | None]], tuple[list[Any], list[tuple[int, Exception]]]]
+SLICE = 500
+"""Records a slice: larger ones fall out of the processor's cache."""
+
+
+class Decoders(NamedTuple):
+    """How the messages of one source become values, and their keys keys; None keeps key bytes as they are."""
+
+    value: Decode
+    key: Decode | None = None
+
+
+@dataclass(slots=True)
+class Slice:
+    """A run of records of one queue, not yet in a batch; the lists are parallel, as in `Batch`."""
+
+    inputs: int | list[int]
+    values: list[Any]
+    times: list[int]
+    offsets: Sequence[int]
+    next_offset: int | None
+    keys: list[Any] | None = None
+    headers: list[Headers] | None = None
+    places: list[Position | None] | None = None
+    origins: Sequence[int] | None = None
+    raw: Raw | None = None
+    refusals: list[Refusal] = field(default_factory=list)
+    marks: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+def decoded(
+    number: int,
+    spec: SourceSpec,
+    decoders: Decoders,
+    raw: Raw,
+    offsets: Sequence[int],
+    *,
+    now: int | None,
+    stamps: Sequence[int] | None = None,
+) -> Slice:
+    """A run of messages as values with times; what cannot be decoded or has no usable time becomes a refusal.
+
+    `now` is the reference clock in ms for `max_future`, None to accept every stamp; `stamps` are the transport's own
+    timestamps, taken where the source has no `event_time`.
+    """
+    values, failed = decoders.value(raw.values)
+    keys: list[Any] | None = list(raw.keys) if raw.keys is not None else None
+    refused: dict[int, tuple[int, Exception]] = {index: (START, error) for index, error in failed}
+    if decoders.key is not None and keys is not None:
+        keys, lost = decoders.key(keys)
+        for index, error in lost:
+            refused.setdefault(index, (START, error))
+    limit = None if now is None or spec.max_future is None else now + spec.max_future
+    if spec.event_time is None:
+        if stamps is None:
+            raise StreamprocError(f"source {spec.topic!r} has no event_time, and its transport has no timestamps")
+        own = dict(enumerate(stamps))
+        timed = instants(range(len(values)), own.__getitem__, limit)
+    elif refused:
+        good = [index for index in range(len(values)) if index not in refused]
+        found = instants([values[index] for index in good], spec.event_time, limit)
+        times = [START] * len(values)
+        for index, at in zip(good, found.times, strict=True):
+            times[index] = at
+        timed = found._replace(times=times, failed=[(good[index], error) for index, error in found.failed])
+    else:
+        timed = instants(values, spec.event_time, limit)
+    for index, error in timed.failed:
+        refused.setdefault(index, (START, error))
+    following = offsets[-1] + 1 if offsets else None
+    if not refused:
+        return Slice(number, values, timed.times, offsets, following, keys, list(raw.headers) if raw.headers else None, None, None, raw)
+    kept = [index for index in range(len(values)) if index not in refused]
+    before = 0
+    refusals = []
+    for index in range(len(values)):
+        if index in refused:
+            at, error = refused[index]
+            refusals.append(Refusal(before, number, index, offsets[index], at, error))
+        else:
+            before += 1
+    return Slice(
+        number,
+        [values[index] for index in kept],
+        [timed.times[index] for index in kept],
+        [offsets[index] for index in kept],
+        following,
+        None if keys is None else [keys[index] for index in kept],
+        None if raw.headers is None else [raw.headers[index] for index in kept],
+        None,
+        kept,
+        raw,
+        refusals,
+    )
+
+
+def landed(number: int, crossings: Sequence[Crossing], watermark: int) -> Slice:
+    """Records of one upstream task as they come out of a repartition topic, with its mark behind them (S46)."""
+    return Slice(
+        number,
+        [one.value for one in crossings],
+        [one.at for one in crossings],
+        range(len(crossings)),
+        None,
+        [one.key for one in crossings],
+        [one.headers for one in crossings] if any(one.headers for one in crossings) else None,
+        [one.position for one in crossings],
+        marks=[(len(crossings), number, watermark)],
+    )
+
+
+def ended(number: int) -> Slice:
+    """The end of an input, where it stands behind its last record (S49)."""
+    return Slice(number, [], [], (), None, marks=[(0, number, END)])
+
+
+class Feed:
+    """The queues of one task, in the order that breaks ties (tables first, then topic, then partition)."""
+
+    def __init__(self, queues: int) -> None:
+        self._queues: list[list[Slice]] = [[] for _ in range(queues)]
+
+    def add(self, queue: int, one: Slice) -> None:
+        """Records that are at hand now."""
+        self._queues[queue].append(one)
+
+    def holds(self, queue: int) -> int:
+        """The number of records, refusals and marks that wait in a queue."""
+        return sum(len(one.values) + len(one.refusals) + len(one.marks) for one in self._queues[queue])
+
+    def next(self, awaited: Sequence[bool], limit: int = SLICE) -> Batch | None:
+        """The next batch of up to `limit` records, None while there is nothing that may be taken.
+
+        `awaited` says of each queue whether it may still deliver, and so must have a head.
+        """
+        if len(self._queues) == 1:
+            waiting = self._queues[0]
+            return _batch(waiting.pop(0)) if waiting else None
+        return self._merged(awaited, limit)
+
+    def _merged(self, awaited: Sequence[bool], limit: int) -> Batch | None:
+        heads = [_joined(waiting) for waiting in self._queues]
+        order = merge([head.times if head is not None else [] for head in heads], awaited)[:limit]
+        builder = _Builder(heads)
+        for queue in order:
+            builder.take(queue)
+        self._queues = [[rest] if (rest := builder.rest(queue)) is not None else [] for queue in range(len(heads))]
+        return builder.batch()
+
+
+def _batch(one: Slice) -> Batch:
+    number = one.inputs if isinstance(one.inputs, int) else -1
+    return Batch(
+        one.inputs,
+        one.values,
+        one.times,
+        one.offsets,
+        keys=one.keys,
+        headers=one.headers,
+        marks=one.marks,
+        places=one.places,
+        origins=one.origins,
+        raws={number: one.raw} if one.raw is not None else {},
+        refusals=one.refusals,
+        positions={number: one.next_offset} if one.next_offset is not None else {},
+    )
+
+
+def _joined(waiting: list[Slice]) -> Slice | None:
+    """All slices of a queue as one, with raw messages and inputs spelled out."""
+    if not waiting:
+        return None
+    if len(waiting) == 1 and not isinstance(waiting[0].inputs, int):
+        return waiting[0]
+    whole = Slice([], [], [], [], None, keys=[], headers=[], places=[], origins=[], raw=None)
+    messages: list[bytes | None] = []
+    keys: list[bytes | None] = []
+    headers: list[Headers] = []
+    for one in waiting:
+        base, first = len(whole.values), len(messages)
+        count = len(one.values)
+        whole.inputs += [one.inputs] * count if isinstance(one.inputs, int) else one.inputs  # type: ignore[operator]
+        whole.values += one.values
+        whole.times += one.times
+        whole.offsets += list(one.offsets)  # type: ignore[operator]
+        whole.keys += one.keys if one.keys is not None else [None] * count  # type: ignore[operator]
+        whole.headers += one.headers if one.headers is not None else [()] * count  # type: ignore[operator]
+        whole.places += one.places if one.places is not None else [None] * count  # type: ignore[operator,list-item]
+        whole.origins += [first + n for n in (one.origins if one.origins is not None else range(count))]  # type: ignore[operator]
+        raws = one.raw if one.raw is not None else Raw([None] * count)
+        messages += raws.values
+        keys += raws.keys if raws.keys is not None else [None] * len(raws.values)
+        headers += raws.headers if raws.headers is not None else [()] * len(raws.values)
+        whole.refusals += [r._replace(index=r.index + base, origin=r.origin + first) for r in one.refusals]
+        whole.marks += [(index + base, number, watermark) for index, number, watermark in one.marks]
+        whole.next_offset = one.next_offset
+    whole.raw = Raw(messages, keys, headers)
+    return whole
+
+
+class _Builder:
+    """A batch in the making: what has been taken from the head of each queue so far."""
+
+    def __init__(self, heads: list[Slice | None]) -> None:
+        self.heads = heads
+        self.taken = [0] * len(heads)
+        self.refused = [0] * len(heads)
+        self.marked = [0] * len(heads)
+        self.made = Batch([], [], [], [], keys=[], headers=[], places=[], origins=[])
+        self.raws: dict[int, list[tuple[bytes | None, bytes | None, Headers]]] = {}
+        self.landed = any(head is not None and head.next_offset is None for head in heads)
+        for queue in range(len(heads)):
+            self._leave(queue)
+
+    def take(self, queue: int) -> None:
+        """The head of a queue goes into the batch, and what was behind it may leave."""
+        head, index, made = self.heads[queue], self.taken[queue], self.made
+        assert head is not None
+        number = head.inputs[index]  # type: ignore[index]
+        made.inputs.append(number)  # type: ignore[union-attr]
+        made.values.append(head.values[index])
+        made.times.append(head.times[index])
+        made.offsets.append(head.offsets[index])  # type: ignore[attr-defined]
+        made.keys.append(head.keys[index])  # type: ignore[union-attr,index]
+        made.headers.append(head.headers[index])  # type: ignore[union-attr,index]
+        made.places.append(head.places[index])  # type: ignore[union-attr,index]
+        made.origins.append(self._raw(head, number, head.origins[index]))  # type: ignore[union-attr,index]
+        if head.next_offset is not None:
+            made.positions[number] = head.offsets[index] + 1
+        self.taken[queue] += 1
+        self._leave(queue)
+
+    def _raw(self, head: Slice, number: int, origin: int) -> int:
+        if head.next_offset is None or head.raw is None:
+            return -1
+        kept = self.raws.setdefault(number, [])
+        kept.append(head.raw.at(origin))
+        return len(kept) - 1
+
+    def _leave(self, queue: int) -> None:
+        """Refusals and marks that now stand at the head of a queue."""
+        head, here = self.heads[queue], self.taken[queue]
+        if head is None:
+            return
+        while self.refused[queue] < len(head.refusals) and head.refusals[self.refused[queue]].index == here:
+            one = head.refusals[self.refused[queue]]
+            origin = self._raw(head, one.input, one.origin)
+            self.made.refusals.append(one._replace(index=len(self.made.values), origin=origin))
+            self.made.positions[one.input] = one.offset + 1
+            self.refused[queue] += 1
+        while self.marked[queue] < len(head.marks) and head.marks[self.marked[queue]][0] == here:
+            _, number, watermark = head.marks[self.marked[queue]]
+            self.made.marks.append((len(self.made.values), number, watermark))
+            self.marked[queue] += 1
+
+    def rest(self, queue: int) -> Slice | None:
+        """What is left of a queue, None if nothing is."""
+        head, here = self.heads[queue], self.taken[queue]
+        gone = head is None or (here == len(head.values) and self.refused[queue] == len(head.refusals))
+        if gone and (head is None or self.marked[queue] == len(head.marks)):
+            return None
+        assert head is not None
+        return Slice(
+            head.inputs[here:],  # type: ignore[index]
+            head.values[here:],
+            head.times[here:],
+            head.offsets[here:],
+            head.next_offset,
+            head.keys[here:] if head.keys is not None else None,
+            head.headers[here:] if head.headers is not None else None,
+            head.places[here:] if head.places is not None else None,
+            head.origins[here:] if head.origins is not None else None,
+            head.raw,
+            [one._replace(index=one.index - here) for one in head.refusals[self.refused[queue] :]],
+            [(index - here, number, watermark) for index, number, watermark in head.marks[self.marked[queue] :]],
+        )
+
+    def batch(self) -> Batch | None:
+        """The batch, None if nothing went into it."""
+        made = self.made
+        if not made.values and not made.refusals and not made.marks:
+            return None
+        if not self.landed:
+            made.places = None
+        made.raws = {
+            number: Raw([r[1] for r in kept], [r[0] for r in kept], [r[2] for r in kept])
+            for number, kept in self.raws.items()
+        }
+        return made

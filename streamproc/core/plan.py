@@ -1,0 +1,428 @@
+"""Topology -> Plan: names, order, stages, and what each node does with records that it cannot process.
+
+    graph of nodes --cut at re-keys--> stages, each fed by sources or repartition topics --one per partition--> tasks
+
+With one partition nothing need cross a topic, so nothing is cut.  Everything that can be wrong with a topology is
+found here or before, and said with what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+from streamproc.core.errors import TopologyError
+from streamproc.core.instants import text
+from streamproc.core.operators import Branch, Cross, KeyBy, Pass, Sink, hold, is_stateful
+from streamproc.core.windowing import Folds, TrailingAggregate, WindowAggregate
+
+NAME = re.compile(r"[a-z0-9_]+")
+REASONS: Mapping[str, str] = {
+    "deserialization_error": "fail",
+    "invalid_timestamp": "fail",
+    "future_timestamp": "fail",
+    "processing_error": "fail",
+    "null_key": "skip",
+    "null_value": "skip",
+    "expectation_failed": "fail",
+    "late": "skip",
+    "serialization_error": "fail",
+    "production_error": "fail",
+}
+"""Every reason for not processing a record, with the action where there is no dead-letter topic (S42)."""
+ACTIONS = ("dead_letter", "skip", "fail")
+STAGES: Mapping[str, str] = {
+    "deserialization_error": "deserialize",
+    "invalid_timestamp": "deserialize",
+    "future_timestamp": "deserialize",
+    "late": "late",
+    "serialization_error": "produce",
+    "production_error": "produce",
+}
+"""The processing stage of a reason; the others belong to `process`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A topic as a topology declares it; times in ms, `key` None where records bear no declared key."""
+
+    topic: str
+    type: Any
+    event_time: Callable[[Any], Any] | None
+    key: Any = None
+    disorder: int = 0
+    idle_timeout: int | None = 60_000
+    max_future: int | None = 3_600_000
+    start: Any = "earliest"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What `on_error` says of the node it follows; no reasons mean all of them."""
+
+    reasons: tuple[str, ...]
+    then: str
+    retry: int = 0
+    topic: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator of a topology and where its records come from."""
+
+    operator: Any
+    parents: tuple[int, ...] = ()
+    name: str = ""
+    source: SourceSpec | None = None
+    late: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A topology as data: nodes in order of declaration, parents before children."""
+
+    name: str
+    app: str
+    nodes: tuple[Node, ...]
+    policies: Mapping[int, tuple[Policy, ...]]
+    dead_letters: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What happens to a record that a node cannot process for one reason."""
+
+    then: str
+    topic: str | None = None
+    retry: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One node within a stage: its neighbours by number, and which watermark it has.
+
+    `domain` is what its watermark combines: (source number, ms that path holds it back).
+    """
+
+    name: str
+    kind: str
+    operator: Any
+    parents: tuple[int, ...]
+    children: tuple[int, ...]
+    actions: Mapping[str, Action]
+    domain: tuple[tuple[int, int], ...]
+    late: str | None = None
+
+    @property
+    def stateful(self) -> bool:
+        return is_stateful(self.operator)
+
+    @property
+    def windowed(self) -> bool:
+        return isinstance(self.operator, WindowAggregate | TrailingAggregate)
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """The reasons that can occur at this node, with the action for each."""
+        return {reason: action.then for reason, action in self.actions.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Inlet:
+    """Where records enter a stage: a declared source, or a repartition topic of this plan."""
+
+    topic: str
+    place: int
+    source: SourceSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A sub-topology: what can be worked off partition by partition.  Places are in topological order."""
+
+    name: str
+    places: tuple[Place, ...]
+    inlets: tuple[Inlet, ...]
+    crossings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A topology ready to run on a number of partitions."""
+
+    name: str
+    app: str
+    partitions: int
+    stages: tuple[Stage, ...]
+    dead_letters: tuple[str, ...]
+
+    @property
+    def nodes(self) -> tuple[Place, ...]:
+        return tuple(place for stage in self.stages for place in stage.places)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(sorted({inlet.topic for inlet in self.inlets if inlet.source is not None}))
+
+    @property
+    def inlets(self) -> tuple[Inlet, ...]:
+        return tuple(inlet for stage in self.stages for inlet in stage.inlets)
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """Every topic that results or late records are written to."""
+        topics = {topic for place in self.nodes if isinstance(place.operator, Sink) for topic in place.operator.topics}
+        return tuple(sorted(topics | {place.late for place in self.nodes if place.late}))
+
+    @property
+    def layout(self) -> Mapping[str, str]:
+        """What the state of each stateful node depends on: another layout cannot read it."""
+        return {place.name: shown(place.operator) for place in self.nodes if place.stateful}
+
+    @property
+    def hash(self) -> str:
+        """A short name for this plan: equal for equal structure, whatever the functions do."""
+        drawn = [(s.name, [(p.name, shown(p.operator), p.parents) for p in s.places]) for s in self.stages]
+        return blake2b(repr((self.name, self.partitions, drawn)).encode(), digest_size=6).hexdigest()
+
+
+def build(graph: Graph, partitions: int = 1) -> Plan:
+    """The plan of a topology on so many partitions; TopologyError where it cannot work."""
+    if not any(node.source for node in graph.nodes):
+        raise TopologyError(f"topology {graph.name!r} has no source: begin with topology.source(topic, type, ...)")
+    _check_topics(graph)
+    names = _names(graph)
+    nodes, labels, origin = _cut(graph, names) if partitions > 1 else (list(graph.nodes), names, list(range(len(graph.nodes))))
+    stages = tuple(
+        _stage(graph, nodes, labels, origin, members) for members in _components(nodes)
+    )
+    if len({stage.name for stage in stages}) < len(stages):
+        raise TopologyError("two sub-topologies have one name: give a key_by a name of its own with name=")
+    dead = {action.topic for stage in stages for place in stage.places for action in place.actions.values()}
+    return Plan(graph.name, graph.app, partitions, _ordered(stages), tuple(sorted(topic for topic in dead if topic)))
+
+
+def _check_topics(graph: Graph) -> None:
+    read = {node.source.topic for node in graph.nodes if node.source}
+    for node in graph.nodes:
+        written = set(node.operator.topics) if isinstance(node.operator, Sink) else {node.late} if node.late else set()
+        if loop := read & written:
+            raise TopologyError(f"{sorted(loop)[0]!r} is read and written by one topology: write to another topic")
+
+
+def _names(graph: Graph) -> list[str]:
+    """A name for every node: its own, or its kind and a number."""
+    names: list[str] = []
+    taken = {node.name for node in graph.nodes if node.name}
+    seen: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.name:
+            names.append(node.name)
+            continue
+        stem = _stem(node)
+        seen[stem] = seen.get(stem, 0) + 1
+        name = stem if seen[stem] == 1 and stem not in taken else f"{stem}_{seen[stem]}"
+        while name in taken:
+            seen[stem] += 1
+            name = f"{stem}_{seen[stem]}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _stem(node: Node) -> str:
+    if node.source is not None:
+        return "source_" + _plain(node.source.topic)
+    if isinstance(node.operator, Sink):
+        return "to_" + (_plain(node.operator.topic) if isinstance(node.operator.topic, str) else "topics")
+    if isinstance(node.operator, Branch):
+        return "branch_" + _plain(node.operator.name)
+    return kind(node.operator)
+
+
+def _plain(topic: str) -> str:
+    return re.sub(r"[^a-z0-9_]", "_", topic.lower())
+
+
+def kind(operator: Any) -> str:
+    """The kind of an operator in one word, as `describe` shows it."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(operator).__name__).lower()
+
+
+def _cut(graph: Graph, names: list[str]) -> tuple[list[Node], list[str], list[int]]:
+    """The graph with a crossing behind every re-key that a stateful node needs, and a landing in front of the rest."""
+    behind = _behind_rekey(graph)
+    nodes: list[Node] = []
+    labels: list[str] = []
+    origin: list[int] = []
+    moved: dict[int, int] = {}
+    for number, node in enumerate(graph.nodes):
+        parents = tuple(moved[parent] for parent in node.parents)
+        nodes.append(replace(node, parents=parents))
+        labels.append(names[number])
+        origin.append(number)
+        moved[number] = len(nodes) - 1
+        if number in behind:
+            base = node.name or names[behind[number]]
+            topic = f"{graph.app}-{base}-repartition"
+            nodes += [Node(Cross(topic), (len(nodes) - 1,)), Node(Landing(topic))]
+            labels += [f"{base}_repartition", f"{base}_landing"]
+            origin += [number, number]
+            moved[number] = len(nodes) - 1
+    return nodes, labels, origin
+
+
+def _behind_rekey(graph: Graph) -> dict[int, int]:
+    """Each re-key that has to cross a topic, with the first stateful node that makes it."""
+    keyed_by: list[frozenset[int]] = []
+    found: dict[int, int] = {}
+    for number, node in enumerate(graph.nodes):
+        above = frozenset[int]().union(*(keyed_by[parent] for parent in node.parents))
+        if isinstance(node.operator, KeyBy):
+            above = frozenset({number})
+        elif is_stateful(node.operator):
+            for rekey in above:
+                found.setdefault(rekey, number)
+        keyed_by.append(above)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Landing(Pass):
+    """Where the records of a repartition topic enter the next stage."""
+
+    topic: str
+
+
+def _components(nodes: list[Node]) -> list[list[int]]:
+    """The nodes that hang together, each group in order of declaration."""
+    group = list(range(len(nodes)))
+
+    def root(number: int) -> int:
+        while group[number] != number:
+            number = group[number]
+        return number
+
+    for number, node in enumerate(nodes):
+        for parent in node.parents:
+            low, high = sorted((root(parent), root(number)))
+            group[high] = low
+    members: dict[int, list[int]] = {}
+    for number in range(len(nodes)):
+        members.setdefault(root(number), []).append(number)
+    return list(members.values())
+
+
+def _stage(graph: Graph, nodes: list[Node], labels: list[str], origin: list[int], members: list[int]) -> Stage:
+    here = {number: index for index, number in enumerate(members)}
+    inlets: list[Inlet] = []
+    domains: list[dict[int, int]] = []
+    places: list[Place] = []
+    for number in members:
+        node = nodes[number]
+        parents = tuple(here[parent] for parent in node.parents)
+        domain: dict[int, int] = {}
+        if node.source is not None or isinstance(node.operator, Landing):
+            domain[len(inlets)] = 0
+            topic = node.source.topic if node.source is not None else node.operator.topic
+            inlets.append(Inlet(topic, here[number], node.source))
+        for parent in parents:
+            for inlet, lag in domains[parent].items():
+                domain[inlet] = max(domain.get(inlet, 0), lag + hold(nodes[members[parent]].operator))
+        domains.append(domain)
+        children = tuple(here[child] for child in members if number in nodes[child].parents)
+        places.append(
+            Place(
+                labels[number],
+                kind(node.operator),
+                node.operator,
+                parents,
+                children,
+                _actions(graph, origin[number], node, labels[number]),
+                tuple(sorted(domain.items())),
+                node.late,
+            )
+        )
+    landings = sorted(inlet.topic for inlet in inlets if inlet.source is None)
+    name = (
+        landings[0].removeprefix(f"{graph.app}-").removesuffix("-repartition")
+        if landings
+        else min(_plain(inlet.topic) for inlet in inlets)
+    )
+    crossings = tuple(place.operator.topic for place in places if isinstance(place.operator, Cross))
+    return Stage(name, tuple(places), tuple(inlets), crossings)
+
+
+def _ordered(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Stages so that each stands behind those that feed it."""
+    placed: list[Stage] = []
+    waiting = sorted(stages, key=lambda stage: stage.name)
+    while waiting:
+        fed_later = {topic for stage in waiting for topic in stage.crossings}
+        ready = [stage for stage in waiting if not fed_later & {i.topic for i in stage.inlets if i.source is None}]
+        placed += ready
+        waiting = [stage for stage in waiting if stage not in ready]
+    return tuple(placed)
+
+
+def _actions(graph: Graph, origin: int, node: Node, label: str) -> Mapping[str, Action]:
+    """What this node does for each reason that can occur at it."""
+    actions = {}
+    for reason in _possible(node):
+        then = "dead_letter" if graph.dead_letters else REASONS[reason]
+        action = Action(then, graph.dead_letters)
+        for policy in graph.policies.get(origin, ()):
+            if not policy.reasons or reason in policy.reasons:
+                action = Action(policy.then, policy.topic or graph.dead_letters, policy.retry)
+        if action.then == "dead_letter" and action.topic is None:
+            raise TopologyError(
+                f"on_error(then='dead_letter') after {label!r}: no dead-letter topic; "
+                "say topic=... here or dead_letters=... on the Topology"
+            )
+        actions[reason] = action if action.then == "dead_letter" else replace(action, topic=None)
+    return actions
+
+
+def _possible(node: Node) -> tuple[str, ...]:
+    if node.source is not None:
+        first = ("deserialization_error", "invalid_timestamp", "future_timestamp")
+        return (*first, "null_key") if node.source.key is not None else first
+    if isinstance(node.operator, Sink):
+        return ("processing_error", "serialization_error", "production_error")
+    if isinstance(node.operator, KeyBy):
+        return ("processing_error", "null_key")
+    if isinstance(node.operator, WindowAggregate | TrailingAggregate):
+        return ("processing_error", "late", "null_key")
+    if is_stateful(node.operator):
+        return ("processing_error", "late", "null_key", "null_value")
+    return ("processing_error",)
+
+
+def shown(part: Any) -> str:
+    """A part of an operator in words: parameters as they are, functions as λ, whatever they are called."""
+    if isinstance(part, Folds):
+        many = list(map(shown, part.aggregates))
+        return ", ".join(map("=".join, zip(part.names, many, strict=True)) if part.names else many)
+    if callable(part) and not is_dataclass(part):
+        return "λ"
+    if is_dataclass(part) and not isinstance(part, type):
+        if type(part).__str__ is not object.__str__ and "__str__" in vars(type(part)):
+            return str(part)
+        kept = [f"{field.name}={shown(getattr(part, field.name))}" for field in fields(part) if field.repr]
+        return f"{type(part).__name__}({', '.join(kept)})"
+    if isinstance(part, tuple):
+        return "(" + ", ".join(map(shown, part)) + ")"
+    return repr(part)
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once, in order."""
+    found = list(names)
+    return sorted({name for name in found if found.count(name) > 1})
+
+
+__all__ = ["ACTIONS", "NAME", "REASONS", "STAGES", "Action", "Graph", "Inlet", "Node", "Place", "Plan", "Policy"]
+__all__ += ["SourceSpec", "Stage", "build", "kind", "repeated", "shown", "text"]

@@ -1,0 +1,183 @@
+"""How event time moves: watermarks of inputs, their combination, and the order in which inputs are taken.
+
+    input 0   max so far - disorder ──┐
+    input 1   max so far - disorder ──┴─ least of the active, aligned ones, never falling ──> W
+
+Pure functions and small values; whatever a clock decides comes in as an argument (S41).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+from typing import Any, NamedTuple
+
+from streamproc.core.batch import END, FARTHEST, START, earlier
+from streamproc.core.errors import FutureTimestamp
+from streamproc.core.instants import instant
+
+
+@dataclass(slots=True)
+class InputTime:
+    """The progress of one input: its greatest timestamp, its watermark, and whether it counts (S14, S16)."""
+
+    top: int = START
+    watermark: int = START
+    idle: bool = False
+    ended: bool = False
+
+    def saw(self, at: int, disorder: int) -> bool:
+        """Take note of an acceptable record; whether the watermark moved."""
+        self.idle = False
+        if at <= self.top:
+            return False
+        self.top = at
+        return self.moves_to(earlier(at, disorder))
+
+    def moves_to(self, watermark: int) -> bool:
+        """Raise the watermark; it never falls."""
+        if watermark <= self.watermark:
+            return False
+        self.watermark = watermark
+        return True
+
+    def falls_silent(self) -> None:
+        """The input is idle and holds nobody back until its next record (S17)."""
+        self.idle = True
+
+    def marked(self, watermark: int, idle: bool) -> None:  # noqa: FBT001 - as it stands in the mark
+        """Take over what an upstream task says of itself (S46)."""
+        self.idle = idle
+        self.moves_to(watermark)
+
+    def end(self) -> None:
+        """The input has been read to its end: it counts as +inf (S49)."""
+        self.ended = True
+        self.moves_to(END)
+
+
+@dataclass(slots=True)
+class Combined:
+    """The watermark of several inputs, each held back by a lag of its own (S16, S26).
+
+    An input that was idle is in `behind` until it is aligned again: until its watermark is not below the combined one.
+    """
+
+    inputs: tuple[tuple[InputTime, int], ...]
+    watermark: int = START
+    behind: set[int] = field(default_factory=set)
+
+    def refresh(self) -> bool:
+        """Combine anew; whether the watermark moved."""
+        least = None
+        for number, (one, lag) in enumerate(self.inputs):
+            if one.idle:
+                self.behind.add(number)
+                continue
+            its = earlier(one.watermark, lag)
+            if number in self.behind:
+                if its < self.watermark:
+                    continue
+                self.behind.remove(number)
+            if least is None or its < least:
+                least = its
+        if least is None or least <= self.watermark:
+            return False
+        self.watermark = least
+        return True
+
+    def holder(self) -> int | None:
+        """The number of the input that holds the watermark where it is, None if all have ended or are idle."""
+        held = [
+            (earlier(one.watermark, lag), number)
+            for number, (one, lag) in enumerate(self.inputs)
+            if not one.idle and not one.ended
+        ]
+        return min(held)[1] if held else None
+
+
+class Mark(NamedTuple):
+    """What an upstream task says in band: it will send nothing older than `watermark` (S46)."""
+
+    task: int
+    incarnation: int
+    watermark: int
+    idle: bool = False
+
+
+@dataclass(slots=True)
+class Marks:
+    """The latest mark of every upstream task of a repartition topic."""
+
+    inputs: list[InputTime]
+    incarnations: list[int]
+
+    def heard(self, mark: Mark) -> bool:
+        """Take a mark over; False if it is from an incarnation that another has replaced."""
+        if mark.incarnation < self.incarnations[mark.task]:
+            return False
+        self.incarnations[mark.task] = mark.incarnation
+        self.inputs[mark.task].marked(mark.watermark, mark.idle)
+        return True
+
+
+class Timed(NamedTuple):
+    """The instants of a slice; where there is none it is START and `failed` says why."""
+
+    times: list[int]
+    failed: list[tuple[int, Exception]]
+
+
+def instants(values: Sequence[Any], event_time: Callable[[Any], Any], limit: int | None) -> Timed:
+    """The event time of each value, checked (S4); beyond `limit` it is in the future (S15).
+
+    An `event_time` that raises has found no timestamp.  Most slices are all integers in range, which is found out
+    without a step per record.
+    """
+    try:
+        times = list(map(event_time, values))
+        if set(map(type, times)) == {int} and min(times) >= -FARTHEST:
+            if max(times) <= (FARTHEST if limit is None else min(limit, FARTHEST)):
+                return Timed(times, [])
+    except Exception:  # noqa: BLE001 - user code; the slow way below finds the record
+        pass
+    times, failed = [], []
+    for index, value in enumerate(values):
+        at = START
+        try:
+            at = instant(event_time(value))
+            if limit is not None and at > limit:
+                ahead = at - limit
+                at = START
+                raise FutureTimestamp(f"the event time is {ahead} ms beyond what max_future allows")  # noqa: TRY301
+        except Exception as error:  # noqa: BLE001 - user code
+            failed.append((index, error))
+        times.append(at)
+    return Timed(times, failed)
+
+
+def merge(queues: Sequence[Sequence[int]], awaited: Sequence[bool]) -> list[int]:
+    """The order in which the heads of several inputs are taken, as numbers of queues (S39).
+
+    `queues` are the timestamps at hand, one queue an input, the inputs in the order that breaks ties (tables first,
+    then topic, then partition).  It stops where a queue runs empty that is awaited: one that may still deliver.
+    """
+    if any(wait and not queue for queue, wait in zip(queues, awaited, strict=True)):
+        return []
+    if len(queues) == 1:
+        return [0] * len(queues[0])
+    heads = [(queue[0], number, 0) for number, queue in enumerate(queues) if queue]
+    heapify(heads)
+    order: list[int] = []
+    while heads:
+        _, number, index = heads[0]
+        order.append(number)
+        queue = queues[number]
+        if index + 1 < len(queue):
+            heapreplace(heads, (queue[index + 1], number, index + 1))
+        elif awaited[number]:
+            break
+        else:
+            heappop(heads)
+    return order

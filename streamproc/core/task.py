@@ -1,0 +1,627 @@
+"""A task: the work of one partition of a stage, as a pure function from batches to steps.
+
+    Batch --> record by record:  its input's W moves, what is due closes, then the record itself --> Step
+
+What is written here is the plain meaning: one record at a time, depth first, each as a unit that leaves no trace if it
+fails (S44).  `fuse` generates loops that do whole runs of records at once where nobody can tell the difference, and
+hand back here whatever is not plain sailing.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from streamproc.core.batch import (
+    END,
+    NEVER,
+    START,
+    Batch,
+    Cell,
+    Change,
+    Counts,
+    Crossing,
+    DeadLetter,
+    Decision,
+    Emit,
+    Encode,
+    Headers,
+    Record,
+    Refusal,
+    Step,
+)
+from streamproc.core.errors import FutureTimestamp, InvalidTimestamp, TaskFailed
+from streamproc.core.instants import instant
+from streamproc.core.operators import AnyRecord, Cross, Sink, Split
+from streamproc.core.plan import STAGES, Action, Place, Stage
+from streamproc.core.progress import Combined, InputTime
+from streamproc.core.state import Cells, Entry, Journal, KeyId, Store, key_id, undo
+from streamproc.core.windowing import WindowAggregate, WindowResult, position_of
+
+MESSAGE, STACK = 1_000, 4_000
+"""Longest message and stack trace of a dead letter, in characters (S43)."""
+
+
+class Input(NamedTuple):
+    """One partition that feeds a task: which inlet of the stage it belongs to, and its name."""
+
+    inlet: int
+    topic: str
+    partition: int
+
+
+class Writer(NamedTuple):
+    """How values and keys become bytes (S51)."""
+
+    value: Encode
+    key: Encode
+
+
+class Failed(Exception):  # noqa: N818 - never leaves the task
+    """A node failed on a record; carries where and why to the end of the unit."""
+
+    def __init__(self, site: Site, error: Exception, reason: str = "processing_error") -> None:
+        super().__init__(site.place.name)
+        self.site = site
+        self.error = error
+        self.reason = reason
+
+
+class Site:
+    """One node of a task at work: its cells, its watermark, and what its operator may do (a `FoldContext`)."""
+
+    __slots__ = ("accept", "cells", "children", "combined", "number", "operator", "place", "task", "watermark", "whole")
+
+    def __init__(self, task: Task, number: int, place: Place, store: Store, combined: Combined) -> None:
+        self.task = task
+        self.number = number
+        self.place = place
+        self.operator = place.operator
+        self.combined = combined
+        self.watermark = START
+        self.children: tuple[Site, ...] = ()
+        self.whole = isinstance(place.operator, WindowAggregate)
+        by_key = bool(getattr(place.operator, "by_key", False))
+        slots = int(getattr(place.operator, "slots", 1)) if place.stateful else 0
+        self.cells = tuple(Cells(store, place.name, slot, task.journal, by_key=by_key) for slot in range(slots))
+        accepts: dict[type, Callable[[AnyRecord], None]] = {
+            Split: self._route,
+            Sink: self._write,
+            Cross: self._cross,
+        }
+        self.accept = accepts.get(type(place.operator), self._run)
+
+    # what the task asks of it
+
+    def _run(self, record: AnyRecord) -> None:
+        """Feed a record to the operator and its results to everything behind, depth first."""
+        noted = self.task.noted
+        noted.append(("records_in", self.place.name))
+        try:
+            for result in self.operator.on_run((record,), self):
+                self._pass_on(result)
+        except (Failed, TaskFailed):
+            raise
+        except Exception as error:
+            raise Failed(self, error) from error
+
+    def _pass_on(self, result: AnyRecord) -> None:
+        self.task.noted.append(("records_out", self.place.name))
+        for child in self.children:
+            child.accept(result)
+
+    def _route(self, record: AnyRecord) -> None:
+        self.task.noted.append(("records_in", self.place.name))
+        try:
+            chosen = self.operator.choose(record.value)
+        except Exception as error:
+            raise Failed(self, error) from error
+        if chosen is None:
+            self.task.noted.append(("dropped", (self.place.name, "unmatched", "skip")))
+        else:
+            self.task.noted.append(("records_out", self.place.name))
+            self.children[chosen].accept(record)
+
+    def _write(self, record: AnyRecord) -> None:
+        sink, writer = self.operator, self.task.writer
+        self.task.noted.append(("records_in", self.place.name))
+        try:
+            topic = sink.chosen(record.value)
+            key = sink.key(record.value) if sink.key is not None else record.key
+            headers = tuple(sink.headers(record.value).items()) if sink.headers is not None else record.headers
+            at = instant(sink.timestamp(record.value)) if sink.timestamp is not None else record.at
+        except Exception as error:
+            raise Failed(self, error) from error
+        self.task.outs[topic].append(written(writer, self, key, record.value, at, headers, given=sink.key is not None))
+        self.task.noted.append(("records_out", self.place.name))
+
+    def _cross(self, record: AnyRecord) -> None:
+        self.task.noted.append(("records_in", self.place.name))
+        try:
+            route = self.task.writer.key(record.key)
+        except Exception as error:
+            raise Failed(self, error, "serialization_error") from error
+        crossing = Crossing(record.key, record.value, record.at, record.headers, position_of(record), route)
+        self.task.crossings[self.operator.topic].append(crossing)
+        self.task.noted.append(("records_out", self.place.name))
+
+    def close_due(self) -> None:
+        """Take out and close every cell whose time has come, in order (time, slot, key bytes)."""
+        while True:
+            at, slot = min((cells.next_due(), cells.slot) for cells in self.cells)
+            if at > self.watermark:
+                return
+            for _, entry in self.cells[slot].take(at):
+                self.task.close(self, Cell(at, entry[0], entry if self.whole else entry[1], slot))
+
+    def due(self) -> int:
+        """The least time of its cells, NEVER without any."""
+        return min((cells.next_due() for cells in self.cells), default=NEVER)
+
+    # what the operator asks of it: Context and FoldContext
+
+    def get(self, at: int, key: Any, *, slot: int = 0) -> Any:
+        entry = self.cells[slot].get(at, self.task.key_id(key))
+        return None if entry is None else entry[1]
+
+    def put(self, at: int, key: Any, value: Any, *, slot: int = 0) -> None:
+        self.cells[slot].put(at, self.task.key_id(key), [key, value])
+
+    def drop(self, at: int, key: Any, *, slot: int = 0) -> None:
+        self.cells[slot].drop(at, self.task.key_id(key))
+
+    def scan(self, key: Any, low: int, high: int, *, slot: int = 0) -> list[Cell]:
+        found = self.cells[slot].scan(self.task.key_id(key), low, high)
+        return [Cell(at, entry[0], entry[1], slot) for at, entry in found]
+
+    def key_id(self, key: Any) -> KeyId:
+        return self.task.key_id(key)
+
+    def entry(self, at: int, key: KeyId) -> Entry | None:
+        return self.cells[0].get(at, key)
+
+    def store(self, at: int, key: KeyId, entry: Entry) -> None:
+        if self.cells[0].get(at, key) is None:
+            self.task.noted.append(("opened", self.place.name))
+        self.cells[0].put(at, key, entry)
+
+    def updated(self) -> None:
+        self.task.noted.append(("updated", self.place.name))
+
+    def late(self, record: AnyRecord, window: tuple[int, int] | None = None) -> None:
+        name = self.place.name
+        if self.place.late is not None:
+            emit = written(self.task.writer, self, record.key, record.value, record.at, record.headers)
+            self.task.outs[self.place.late].append(emit)
+            self.task.noted.append(("late", (name, "late_stream")))
+            return
+        self._refused(record, "late", window)
+        self.task.noted.append(("late", (name, self.place.actions["late"].then)))
+
+    def refuse(self, windows: int) -> None:
+        self.task.noted += [("refused", self.place.name)] * windows
+
+    def skip(self, record: AnyRecord, reason: str) -> None:
+        self._refused(record, reason, None)
+        then = self.place.actions[reason].then if reason in self.place.actions else "skip"
+        self.task.noted.append(("dropped", (self.place.name, reason, then)))
+
+    def _refused(self, record: AnyRecord, reason: str, window: tuple[int, int] | None) -> None:
+        action = self.place.actions.get(reason)
+        if action is not None and action.then != "skip":
+            self.task.give_up(self, record, reason, None, action, window=window)
+
+
+def written(
+    writer: Writer, site: Site, key: Any, value: Any, at: int, headers: Headers, *, given: bool = False
+) -> Emit:
+    """A record as it is written to a topic (S51); with `given`, the key was chosen by the caller of `to`."""
+    try:
+        route = None if key is None else writer.key(key)
+        under = route
+        if not given and type(value) is WindowResult and value.updates and value.key == key:
+            under = writer.key(value.written_key())
+        return Emit(under, None if value is None else writer.value(value), at, headers, route)
+    except Exception as error:
+        raise Failed(site, error, "serialization_error") from error
+
+
+class Task:
+    """The work of one partition number of a stage: state, progress and nodes.
+
+    `inputs` are what feeds it, in the order that breaks ties (S39).  `settled` is the position record of its last
+    commit, None at its very beginning.  `loops`, from `fuse`, replace the plain loop of an inlet.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        inputs: Sequence[Input],
+        store: Store,
+        writer: Writer,
+        settled: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.stage = stage
+        self.inputs = tuple(inputs)
+        self.store = store
+        self.writer = writer
+        self.settled = settled
+        self.journal: Journal = []
+        self.noted: list[tuple[str, Any]] = []
+        self.outs: dict[str, list[Emit]] = {topic: [] for topic in _topics(stage)}
+        self.crossings: dict[str, list[Crossing]] = {topic: [] for topic in stage.crossings}
+        self.dead: list[DeadLetter] = []
+        self.counts = Counts()
+        self.times = [InputTime() for _ in self.inputs]
+        self.offsets = [0 for _ in self.inputs]
+        self.disorders = [inlet.source.disorder if inlet.source is not None else 0 for inlet in stage.inlets]
+        self.domains = {
+            place.domain: Combined(
+                tuple(
+                    (self.times[number], lag)
+                    for inlet, lag in place.domain
+                    for number, one in enumerate(self.inputs)
+                    if one.inlet == inlet
+                )
+            )
+            for place in stage.places
+        }
+        self.sites = [Site(self, n, place, store, self.domains[place.domain]) for n, place in enumerate(stage.places)]
+        for site in self.sites:
+            site.children = tuple(self.sites[child] for child in site.place.children)
+        self.stateful = [site for site in self.sites if site.place.stateful]
+        self.entries = [self.sites[inlet.place] for inlet in stage.inlets]
+        self.loops: list[Any] = [None for _ in stage.inlets]
+        self._batch = Batch(0, [], [], [])
+        self._origin: tuple[int, int] | None = None
+        self._restore(settled)
+
+    # one step
+
+    def step(self, batch: Batch, decisions: Iterable[Decision] = ()) -> Step:
+        """Everything a batch causes.  TaskFailed where a record meets the action `fail`."""
+        self._batch = batch
+        for decision in decisions:
+            self.times[decision.input].end()
+        self.advance()
+        self._walk(batch)
+        for number, offset in batch.positions.items():
+            self.offsets[number] = offset
+        return self._step()
+
+    def _walk(self, batch: Batch) -> None:
+        """Take a batch record by record, marks and refusals where they stand."""
+        start = 0
+        for stop in sorted({mark[0] for mark in batch.marks} | {refusal.index for refusal in batch.refusals}):
+            self._stretch(batch, start, stop)
+            for refusal in batch.refusals:
+                if refusal.index == stop:
+                    self._refuse(refusal)
+            for index, number, watermark in batch.marks:
+                if index == stop:
+                    self._hear(number, watermark)
+            start = stop
+        self._stretch(batch, start, len(batch))
+
+    def _hear(self, number: int, watermark: int) -> None:
+        """An input's own watermark is said to be here, END where the input ends."""
+        if watermark == END:
+            self.times[number].end()
+        else:
+            self.times[number].moves_to(watermark)
+        self.advance()
+
+    def _stretch(self, batch: Batch, start: int, stop: int) -> None:
+        """Records from start to stop, with nothing between them; by a generated loop where there is one."""
+        inputs = batch.inputs
+        while start < stop:
+            number = inputs if isinstance(inputs, int) else inputs[start]
+            inlet = self.inputs[number].inlet
+            loop = self.loops[inlet]
+            if loop is None:
+                self.take(number, start)
+                start += 1
+                continue
+            end = stop
+            if not isinstance(inputs, int):
+                end = start + 1
+                while end < stop and inputs[end] == number:
+                    end += 1
+            start = loop(self, batch, number, start, end)
+
+    def take(self, number: int, index: int) -> None:
+        """One record by the plain meaning: time, closings, then the record (S21)."""
+        batch = self._batch
+        inlet = self.inputs[number].inlet
+        at = batch.times[index]
+        if self.stage.inlets[inlet].source is not None and self.times[number].saw(at, self.disorders[inlet]):
+            self.advance()
+        self.unit(number, index)
+        if any(site.due() <= site.watermark for site in self.stateful):
+            self.advance()
+
+    def advance(self) -> int:
+        """Let W flow: operator by operator, what is due closes, its results go on, then the next one's W moves."""
+        for combined in self.domains.values():
+            combined.refresh()
+        for site in self.stateful:
+            site.watermark = site.combined.watermark
+            if site.due() <= site.watermark:
+                site.close_due()
+        return self.due()
+
+    def due(self) -> int:
+        """The least watermark of a single input at which something closes, NEVER if nothing is open."""
+        least = NEVER
+        for site in self.stateful:
+            at = site.due()
+            if at != NEVER:
+                least = min(least, at + max(lag for _, lag in site.place.domain))
+        return least
+
+    # units of work: a record, or a cell that is due, with all that follows from it
+
+    def unit(self, number: int, index: int) -> None:
+        """Process one input record in every branch, or leave no trace of it (S44)."""
+        batch, source = self._batch, self.inputs[number]
+        place = batch.places[index] if batch.places is not None else None
+        topic, partition, offset = place or (source.topic, source.partition, batch.offsets[index])
+        record = Record(
+            batch.keys[index] if batch.keys is not None else None,
+            batch.values[index],
+            batch.times[index],
+            batch.headers[index] if batch.headers is not None else (),
+            topic,
+            partition,
+            offset,
+        )
+        self._origin = (number, batch.origins[index] if batch.origins is not None else index)
+        self._attempt(lambda: self.entries[source.inlet].accept(record), record)
+        self._origin = None
+
+    def close(self, site: Site, cell: Cell) -> None:
+        """Give a due cell to its operator, and pass on what comes of it; undone as a whole if that fails."""
+        reached: list[AnyRecord] = []
+
+        def run() -> None:
+            if site.whole:
+                self.noted.append(("closed", site.place.name))
+            try:
+                for result in site.operator.on_due(cell, site):
+                    reached[:] = [result]
+                    site._pass_on(result)  # noqa: SLF001 - a site is half of the task
+            except (Failed, TaskFailed):
+                raise
+            except Exception as error:
+                raise Failed(site, error) from error
+
+        mark = self.mark()
+        try:
+            run()
+        except Failed as failed:
+            self.roll_back(mark)
+            if site.whole:
+                self.noted.append(("closed", site.place.name))
+            record = reached[0] if reached else Record(cell.key, None, cell.at)
+            window = (record.value.start_ms, record.value.end_ms) if type(record.value) is WindowResult else None
+            self._failed(failed, record, 1, window)
+        self.settle_unit()
+
+    def _attempt(self, run: Callable[[], None], record: AnyRecord) -> None:
+        attempts = 0
+        while True:
+            mark = self.mark()
+            attempts += 1
+            try:
+                run()
+                break
+            except Failed as failed:
+                self.roll_back(mark)
+                action = failed.site.place.actions.get(failed.reason)
+                if action is not None and attempts <= action.retry:
+                    self.noted.append(("retries", failed.site.place.name))
+                    self.settle_unit()
+                    continue
+                self._failed(failed, record, attempts, None)
+                break
+        self.settle_unit()
+
+    def mark(self) -> list[int]:
+        """Where every output stands, to go back to."""
+        return [*map(len, self.outs.values()), *map(len, self.crossings.values()), len(self.dead), len(self.noted)]
+
+    def roll_back(self, mark: list[int]) -> None:
+        """Undo what happened since a mark."""
+        undo(self.journal)
+        for out, length in zip((*self.outs.values(), *self.crossings.values(), self.dead, self.noted), mark, strict=True):
+            del out[length:]  # type: ignore[attr-defined]
+
+    def settle_unit(self) -> None:
+        """A unit is done: nothing of it can be undone any more."""
+        self.journal.clear()
+        for field, what in self.noted:
+            counted = getattr(self.counts, field)
+            counted[what] = counted.get(what, 0) + 1
+        self.noted.clear()
+
+    # what cannot be processed
+
+    def _failed(self, failed: Failed, record: AnyRecord, attempts: int, window: tuple[int, int] | None) -> None:
+        site, reason = failed.site, failed.reason
+        action = site.place.actions.get(reason, Action("fail"))
+        self.noted.append(("errors", (site.place.name, reason, action.then)))
+        if action.then != "skip":
+            self.give_up(site, record, reason, failed.error, action, attempts=attempts, window=window)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """A message that could not be decoded, or has no usable time: it leaves before it has moved anything."""
+        site = self.entries[self.inputs[refusal.input].inlet]
+        reason = reason_of(refusal.error)
+        source = self.inputs[refusal.input]
+        self._origin = (refusal.input, refusal.origin)
+        record = Record(None, None, refusal.at, (), source.topic, source.partition, refusal.offset)
+        self._failed(Failed(site, refusal.error, reason), record, 1, None)
+        self._origin = None
+        self.settle_unit()
+
+    def give_up(
+        self,
+        site: Site,
+        record: AnyRecord,
+        reason: str,
+        error: Exception | None,
+        action: Action,
+        *,
+        attempts: int = 1,
+        window: tuple[int, int] | None = None,
+    ) -> None:
+        """Write a dead letter (S43), or stop the task."""
+        why = f"{type(error).__name__}: {error}"[:MESSAGE] if error is not None else reason
+        place = f"{record.topic} partition {record.partition} offset {record.offset}" if record.topic else "a result"
+        if action.then == "fail":
+            raise TaskFailed(
+                f"{reason} at node {site.place.name!r} on {place}: {why}. "
+                "To go on without such records, set dead_letters=TOPIC on the topology, "
+                f'or .on_error("{reason}", then="skip") behind the node'
+            ) from error
+        key, value, headers = self._raw(record)
+        self.dead.append(
+            DeadLetter(
+                topic=action.topic or "",
+                reason=reason,
+                stage=STAGES.get(reason, "process"),
+                node=site.place.name,
+                key=key,
+                value=value,
+                headers=headers,
+                source=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                at=record.at if record.at != START else None,
+                watermark=site.combined.watermark,
+                exception=type(error).__name__ if error is not None else reason,
+                message=str(error)[:MESSAGE] if error is not None else "",
+                stacktrace="".join(traceback.format_exception(error))[-STACK:] if error is not None else "",
+                attempts=attempts,
+                window=window,
+            )
+        )
+
+    def _raw(self, record: AnyRecord) -> tuple[bytes | None, bytes | None, Headers]:
+        """The input record byte for byte, or a result as it would have been written."""
+        if self._origin is not None:
+            number, origin = self._origin
+            raw = self._batch.raws.get(number)
+            if raw is not None:
+                return raw.at(origin)
+        return _tried(self.writer.key, record.key), _tried(self.writer.value, record.value), record.headers
+
+    def key_id(self, key: Any) -> KeyId:
+        """The canonical form of a key: itself for text, else by its bytes (S1)."""
+        return key if type(key) is str else key_id(self.writer.key(key))
+
+    # what was done
+
+    def _step(self) -> Step:
+        step = Step(
+            {topic: rows for topic, rows in self.outs.items() if rows},
+            {topic: rows for topic, rows in self.crossings.items() if rows},
+            self.dead[:],
+            self.counts,
+            {site.place.name: site.combined.watermark for site in self.sites},
+            {number: offset for number, offset in enumerate(self.offsets)},
+        )
+        for topic in step.emits:
+            self.outs[topic] = []
+        for topic in step.crossings:
+            self.crossings[topic] = []
+        self.dead.clear()
+        self.counts = Counts()
+        return step
+
+    def changes(self) -> list[Change]:
+        """State that changed since the last commit."""
+        return [change for site in self.stateful for cells in site.cells for change in cells.changes()]
+
+    def position(self) -> dict[str, Any]:
+        """The position record, as plain data: where each input stands, and all of time (S14, S41)."""
+        return {
+            "inputs": {
+                f"{one.topic}/{one.partition}": [offset, time.top, time.watermark, time.idle, time.ended]
+                for one, offset, time in zip(self.inputs, self.offsets, self.times, strict=True)
+            },
+            "domains": [[list(map(list, d)), c.watermark, sorted(c.behind)] for d, c in self.domains.items()],
+        }
+
+    def committed(self, changes: Iterable[Change], position: Mapping[str, Any]) -> None:
+        """The commit of these changes succeeded: the store takes them over."""
+        self.store.apply(changes)
+        self.settled = position
+        for site in self.stateful:
+            for cells in site.cells:
+                cells.settle()
+
+    def aborted(self) -> None:
+        """The commit failed: back to the last one, in state and in time."""
+        for site in self.stateful:
+            for cells in site.cells:
+                cells.restart()
+        self.journal.clear()
+        self.noted.clear()
+        self._step()
+        self._restore(self.settled)
+
+    def _restore(self, settled: Mapping[str, Any] | None) -> None:
+        known = settled["inputs"] if settled is not None else {}
+        for number, one in enumerate(self.inputs):
+            offset, top, watermark, idle, ended = known.get(f"{one.topic}/{one.partition}", (0, START, START, False, False))
+            self.offsets[number] = offset
+            time = self.times[number]
+            time.top, time.watermark, time.idle, time.ended = top, watermark, idle, ended
+        held = {tuple(map(tuple, d)): (w, behind) for d, w, behind in (settled["domains"] if settled is not None else ())}
+        for domain, combined in self.domains.items():
+            watermark, behind = held.get(domain, (START, ()))
+            combined.watermark, combined.behind = watermark, set(behind)
+        for site in self.sites:
+            site.watermark = site.combined.watermark
+
+    @property
+    def ended(self) -> bool:
+        """Whether all inputs have ended, so that nothing can come any more."""
+        return all(time.ended for time in self.times)
+
+    def holder(self) -> int | None:
+        """The number of the input that holds back what is open, None if none does."""
+        slowest = min(self.domains.values(), key=lambda combined: combined.watermark)
+        held = slowest.holder()
+        return None if held is None else self.times.index(slowest.inputs[held][0])
+
+
+def reason_of(error: Exception) -> str:
+    """The reason of S42 for a message that was refused before it was processed."""
+    if isinstance(error, InvalidTimestamp):
+        return "invalid_timestamp"
+    return "future_timestamp" if isinstance(error, FutureTimestamp) else "deserialization_error"
+
+
+def _topics(stage: Stage) -> list[str]:
+    """Every topic that a stage writes results or late records to."""
+    topics: dict[str, None] = {}
+    for place in stage.places:
+        if isinstance(place.operator, Sink):
+            topics |= dict.fromkeys(place.operator.topics)
+        if place.late is not None:
+            topics[place.late] = None
+    return list(topics)
+
+
+def _tried(encode: Encode, value: Any) -> bytes | None:
+    """The bytes of a value, None where it has none."""
+    try:
+        return None if value is None else encode(value)
+    except Exception:  # noqa: BLE001 - S43: null if it cannot be encoded
+        return None
+
+
+__all__ = ["END", "Input", "Site", "Task", "Writer", "reason_of"]

@@ -1,0 +1,152 @@
+"""The seams between the core and the world: protocols of a handful of verbs, and the values they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from streamproc.core.batch import Change, DeadLetter, Emit, Headers, Step
+
+
+class Decoded(NamedTuple):
+    """A slice of messages as values; where one could not be decoded its value is None and `failed` says why."""
+
+    values: list[Any]
+    failed: list[tuple[int, Exception]]
+
+
+class Codec(Protocol):
+    """How the messages of one topic become values: a whole slice in one call."""
+
+    def decode(self, raws: Sequence[bytes | None]) -> Decoded:
+        """Values parallel to `raws`; a None (a tombstone) stays None and is no failure."""
+        ...
+
+
+class Serde(Protocol):
+    """How keys and results are written (S51), and how state is."""
+
+    def encode(self, value: Any) -> bytes:
+        """A value as JSON; bytes stay as they are.  Raises TypeError or ValueError where it cannot."""
+        ...
+
+    def encode_key(self, key: Any) -> bytes:
+        """Text as UTF-8, bytes as they are, everything else as compact JSON."""
+        ...
+
+    def decoder(self, type_: Any) -> Codec:
+        """The codec of values of this type."""
+        ...
+
+    def key_decoder(self, type_: Any) -> Codec:
+        """The codec of record keys of this type."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of raw messages of one partition, in offset order."""
+
+    partition: int
+    offsets: Sequence[int]
+    values: list[bytes | None]
+    keys: Sequence[bytes | None] | None = None
+    headers: Sequence[Headers] | None = None
+
+
+class Source(Protocol):
+    """One topic to read.  Offsets need not be contiguous, but they rise within a partition."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to come, ever."""
+        ...
+
+    @property
+    def read_bytes(self) -> int:
+        """How far reading has come, in the unit of `total_bytes`."""
+        ...
+
+    @property
+    def total_bytes(self) -> int | None:
+        """What there is to read, None where that cannot be known."""
+        ...
+
+    def open(self, bookmark: Any | None) -> None:
+        """Begin at a bookmark, or at the beginning.  Raises ConfigError where that place is gone."""
+        ...
+
+    def read(self, limit: int) -> list[Run]:
+        """Up to about `limit` messages that are at hand now, without waiting; an empty list for none."""
+        ...
+
+    def bookmark(self, offset: int) -> Any:
+        """A place, as plain data, from which reading gives every message at or beyond `offset` again."""
+        ...
+
+    def fingerprint(self) -> Any:
+        """What tells whether a source that was read to its end has grown since, as plain data."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Commit:
+    """What one transaction makes durable, all of it or nothing.
+
+    `emits` are rows per (topic, partition); `changes` and `positions` are per task; `bookmarks` per source topic.
+    """
+
+    emits: dict[tuple[str, int], list[Emit]] = field(default_factory=dict)
+    changes: dict[str, list[Change]] = field(default_factory=dict)
+    positions: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    bookmarks: dict[str, Any] = field(default_factory=dict)
+
+
+class Log(Protocol):
+    """Topics, positions and state in one place with one transaction."""
+
+    def positions(self, task: str) -> Mapping[str, Any] | None:
+        """The position record of a task, None before its first commit."""
+        ...
+
+    def bookmark(self, topic: str) -> Any | None: ...
+
+    def changes(self, task: str) -> Iterable[Change]:
+        """The state of a task as changes to an empty store."""
+        ...
+
+    def commit(self, commit: Commit) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Observer(Protocol):
+    """Who watches a runner.  Called once per step or commit, never per record."""
+
+    def planned(self, plan: Any) -> None:
+        """A plan is about to run: all label combinations are known now."""
+        ...
+
+    def read(self, topic: str, partition: int, records: int, size: int, position: int) -> None: ...
+
+    def stepped(self, task: str, step: Step, records: int, seconds: float) -> None: ...
+
+    def committed(self, commit: Commit, dead: Sequence[DeadLetter], seconds: float) -> None: ...
+
+    def progressed(self, watermarks: Mapping[tuple[str, int], int], held_by: tuple[str, int] | None) -> None:
+        """The watermark of each (topic, partition), and the one that holds the others back."""
+        ...
+
+    def counted(self, task: str, windows: Mapping[str, int], entries: Mapping[str, int]) -> None:
+        """What a task holds per node, counted anew: after a restore, and now and then."""
+        ...
+
+    def state(self, name: str) -> None:
+        """The worker is now starting, restoring, running, draining, stopped or failed."""
+        ...

@@ -1,0 +1,1 @@
+"""What runs a plan: in memory, on one machine, or on Kafka."""
