@@ -24,8 +24,8 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, overload, 
 
 from streamproc.core import sketches
 
-Position: TypeAlias = tuple[int, int, str]
-"""Where a record stands among those of equal timestamp: compared as it is, earlier first."""
+Position: TypeAlias = tuple[str | int, ...]
+"""Where a record stands among those of equal timestamp, as (topic, partition, offset): compared as it is."""
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -471,7 +471,7 @@ class TopK(Generic[V, C]):
         """No values."""
         return []
 
-    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = (0, 0, "")) -> list[Any]:
+    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = ()) -> list[Any]:
         """One more value, where it belongs."""
         return self._place(acc, ((at, position), self.of(value)))
 
@@ -546,7 +546,7 @@ class First(Generic[V, X]):
         """None: nothing yet."""
         return None
 
-    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = (0, 0, "")) -> Any:
+    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = ()) -> Any:
         """The earlier of both."""
         return _earlier(acc, ((at, position), self.of(value)))
 
@@ -582,7 +582,7 @@ class Last(Generic[V, X]):
         """None: nothing yet."""
         return None
 
-    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = (0, 0, "")) -> Any:
+    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = ()) -> Any:
         """The later of both."""
         return _later(acc, ((at, position), self.of(value)))
 
@@ -626,7 +626,7 @@ class Collect(Generic[V, X]):
         """No values."""
         return []
 
-    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = (0, 0, "")) -> list[Any]:
+    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = ()) -> list[Any]:
         """One more value, where it belongs."""
         return _filed(acc, ((at, position), self.of(value)))
 

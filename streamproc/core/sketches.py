@@ -239,11 +239,12 @@ def _jsonable(value: object) -> object:
 
 def _fields(value: object) -> Iterable[str]:
     """The names of the fields of a dataclass or a struct.  TypeError if it is neither."""
-    if is_dataclass(value):
-        return [f.name for f in fields(value)]
-    names = getattr(value, "__struct_fields__", None)
-    if isinstance(names, tuple):
-        return cast("tuple[str, ...]", names)
+    if not isinstance(value, type):
+        if is_dataclass(value):
+            return [f.name for f in fields(value)]
+        names = getattr(value, "__struct_fields__", None)
+        if isinstance(names, tuple):
+            return cast("tuple[str, ...]", names)
     kind = type(value).__name__
     raise TypeError(
         f"cannot tell values of type {kind} apart: let of= give text, a number or a tuple of them"
@@ -283,7 +284,8 @@ def moments_with(moments: Sequence[int], x: tuple[int, int]) -> list[int]:
     """The moments with one more fraction, as a new list."""
     n, denominator, total, squares = moments
     above, below = x
-    if below == denominator:
+    if below and denominator % below == 0:
+        above *= denominator // below
         return [n + 1, denominator, total + above, squares + above * above]
     return moments_merged(moments, moments_of(x))
 
