@@ -11,7 +11,7 @@ by).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -83,6 +83,32 @@ def unpack(packed: bytes) -> Any:
         msgspec.MsgspecError,
     ) as error:
         raise StateError(f"stored state cannot be read, it is damaged ({type(error).__name__})") from None
+
+
+def merge(blocks: Iterable[bytes], keep_removals: bool) -> bytes | None:
+    """Packed dicts from old to new as one packed dict with the newest entry of each key; None if that is
+    empty.
+
+    An entry None is a removal: it stays if there may be still older blocks, and otherwise goes.  Entries are
+    not unpacked.  Raises StateError where a block is damaged.
+    """
+    newest: dict[Any, Any] = {}
+    for block in blocks:
+        try:
+            newest.update(_decode_block(block))
+        except (msgspec.MsgspecError, TypeError):  # damaged, or with keys that are no plain MessagePack
+            cells = unpack(block)
+            if type(cells) is not dict:
+                raise StateError("a block of stored state is no block: the state is damaged") from None
+            newest.update((key, msgspec.Raw(pack(entry))) for key, entry in cells.items())
+    if not keep_removals:
+        newest = {key: entry for key, entry in newest.items() if bytes(entry) != _NONE}
+    if not newest:
+        return None
+    try:
+        return _encode(newest)
+    except (OverflowError, UnicodeEncodeError):
+        return pack({key: unpack(bytes(entry)) for key, entry in newest.items()})
 
 
 def _is_plain(value: Any) -> bool:
@@ -432,3 +458,5 @@ def _untagged(code: int, packed: memoryview) -> Any:
 
 
 _decode = msgspec.msgpack.Decoder(ext_hook=_untagged).decode
+_decode_block = msgspec.msgpack.Decoder(dict[Any, msgspec.Raw]).decode
+_NONE = _encode(None)

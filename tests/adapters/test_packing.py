@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproc.adapters.packing import DEPTH, pack, unpack
+from streamproc.adapters.packing import DEPTH, merge, pack, unpack
 from streamproc.core.errors import StateError
 
 
@@ -217,6 +217,24 @@ cells = st.dictionaries(
 def test_a_block_of_cells_is_kept(block: dict[str | bytes, list[Any] | None]) -> None:
     """Canonical keys of both kinds, removed cells and entries of all sorts, in order."""
     assert same(unpack(pack(block)), block)
+
+
+@given(st.lists(cells, max_size=4), st.booleans())
+def test_merged_blocks_hold_the_newest_entries(blocks: list[Any], keep_removals: bool) -> None:
+    """As dicts do, with removals kept only where something older may follow."""
+    newest: dict[Any, Any] = {}
+    for block in blocks:
+        newest.update(block)
+    if not keep_removals:
+        newest = {key: entry for key, entry in newest.items() if entry is not None}
+    assert merge(map(pack, blocks), keep_removals) == (pack(newest) if newest else None)
+
+
+def test_a_block_that_is_none_is_damage() -> None:
+    """Merging finds it."""
+    for raw in (b"", pack(1), pack([]), b"\xff"):
+        with pytest.raises(StateError, match="damaged"):
+            merge([raw], True)
 
 
 @given(st.lists(st.lists(st.integers() | st.floats() | st.text(), max_size=3), max_size=3))
