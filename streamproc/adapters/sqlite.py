@@ -187,21 +187,21 @@ class SqliteLog:
             if log is None:
                 continue
             base, offset = log << _OFFSET_BITS, from_offset
-            while True:
+            while offset < self.end_offset(topic, each):
                 with self._speaking():
                     rows = self._connection.execute(
                         "SELECT id, key, value, at, headers FROM messages WHERE id >= ? AND id < ? "
                         "ORDER BY id LIMIT ?",
                         (base + offset, base + _OFFSETS, _PAGE),
                     ).fetchall()
+                if not rows:
+                    raise self._damaged(topic, each, offset)
                 for number, key, value, at, headers in rows:
-                    emit = Emit(
-                        key, value, at, tuple(map(tuple, self._unpack(headers))) if headers else (), None
-                    )
-                    yield each, number - base, emit
-                if len(rows) < _PAGE:
-                    break
-                offset = rows[-1][0] - base + 1
+                    if number != base + offset:
+                        raise self._damaged(topic, each, offset)
+                    named = tuple(map(tuple, self._unpack(headers))) if headers else ()
+                    yield each, offset, Emit(key, value, at, named, None)
+                    offset += 1
 
     def commit(self, commit: Commit) -> None:
         """Makes a commit durable, all of it or nothing; raises StateError if it cannot.
@@ -254,6 +254,12 @@ class SqliteLog:
             yield
         except sqlite3.Error as error:
             raise _explained(error, self._lock.path) from error
+
+    def _damaged(self, topic: str, partition: int, offset: int) -> StateError:
+        return StateError(
+            f"{self._lock.path} is damaged: it has lost record {offset} of {topic}[{partition}]; "
+            "restore it from a copy"
+        )
 
     def _one(self, query: str, name: str) -> Any:
         with self._speaking():

@@ -107,6 +107,10 @@ def test_a_long_topic_is_read_to_its_end(path: Path) -> None:
         rest = list(records)
         assert [offset for _, offset, _ in rest] == list(range(1, 20_001))
         assert rest[-1][2].value == b"last"
+        records = log.read("out", 0, 20_000)
+        next(records)
+        log.commit(Commit(emits={("out", 0): [emit(b"more")]}))
+        assert [offset for _, offset, _ in records] == [20_001]
 
 
 def test_topics_can_be_read_with_plain_sql(path: Path) -> None:
