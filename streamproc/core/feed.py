@@ -128,9 +128,14 @@ def landed(number: int, crossings: Sequence[Crossing], watermark: int) -> Slice:
     )
 
 
+def marked(number: int, watermark: int) -> Slice:
+    """The watermark of an input is said to be here, behind its last record."""
+    return Slice(number, [], [], (), None, marks=[(0, number, watermark)])
+
+
 def ended(number: int) -> Slice:
     """The end of an input, where it stands behind its last record (S49)."""
-    return Slice(number, [], [], (), None, marks=[(0, number, END)])
+    return marked(number, END)
 
 
 class Feed:
@@ -212,7 +217,8 @@ def _joined(waiting: list[Slice]) -> Slice | None:
         headers += raws.headers if raws.headers is not None else [()] * len(raws.values)
         whole.refusals += [r._replace(index=r.index + base, origin=r.origin + first) for r in one.refusals]
         whole.marks += [(index + base, number, watermark) for index, number, watermark in one.marks]
-        whole.next_offset = one.next_offset
+        if one.next_offset is not None:  # an end or a mark has none, and leaves those of the records before it
+            whole.next_offset = one.next_offset
     whole.raw = Raw(messages, keys, headers)
     return whole
 

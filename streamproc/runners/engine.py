@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from streamproc.core.batch import START, Crossing, DeadLetter, Emit, Headers, Raw, Step
 from streamproc.core.errors import TopologyError
-from streamproc.core.feed import SLICE, Decoders, Feed, decoded, ended, landed
+from streamproc.core.feed import SLICE, Decoders, Feed, decoded, ended, landed, marked
 from streamproc.core.fuse import fuse
 from streamproc.core.partition import partition
 from streamproc.core.plan import Inlet, Plan, Stage
@@ -138,6 +138,12 @@ class Engine:
             if bench.awaited[queue] or not bench.task.times[bench.input(topic, bench.number)].ended:
                 bench.feed.add(queue, ended(bench.input(topic, bench.number)))
                 bench.awaited[queue] = False
+
+    def mark(self, topic: str, number: int, watermark: int) -> None:
+        """The watermark of a partition is said to be here, behind all that is at hand; it never falls."""
+        for bench in self._reading(topic, number):
+            queue = next(n for n, inlet in enumerate(bench.queues) if inlet.topic == topic)
+            bench.feed.add(queue, marked(bench.input(topic, number), watermark))
 
     def await_(self, topic: str, *, awaited: bool) -> None:
         """Whether a topic may have more than is at hand: lag above 0 or unknown, not 0 (S39)."""
