@@ -54,9 +54,7 @@ class Buckets:
 
     def __post_init__(self) -> None:
         if not LEAST_ERROR <= self.error < 1:
-            raise ValueError(
-                f"error must be from {LEAST_ERROR} to below 1, not {self.error!r}: 0.01 is one percent"
-            )
+            raise ValueError(f"error must be from {LEAST_ERROR} to below 1, not {self.error!r}: 0.01 is one percent")
         tight = self.error - LEAST_ERROR / 1000  # room for the rounding of log and exp
         width = 2 * math.atanh(tight)
         for name, value in (
@@ -125,9 +123,7 @@ class Registers:
 
     def __post_init__(self) -> None:
         if not 4 <= self.precision <= 18:  # noqa: PLR2004
-            raise ValueError(
-                f"precision must be 4 to 18, not {self.precision!r}: 12 errs by 1.6% in at most 36 KB"
-            )
+            raise ValueError(f"precision must be 4 to 18, not {self.precision!r}: 12 errs by 1.6% in at most 36 KB")
 
     def code(self, value: object) -> int:
         """Register and rank of a value in one number.  TypeError as in `canonical_bytes`."""
@@ -169,8 +165,6 @@ class Registers:
         tally = [0] * (top + 2)
         for rank in registers if len(registers) == size else self._dense(registers):
             tally[rank] += 1
-        if tally[0] == size:
-            return 0
         z = size * _tau(1 - tally[top + 1] / size)
         for rank in range(top, 0, -1):
             z = (z + tally[rank]) / 2
@@ -246,9 +240,7 @@ def _fields(value: object) -> Iterable[str]:
         if isinstance(names, tuple):
             return cast("tuple[str, ...]", names)
     kind = type(value).__name__
-    raise TypeError(
-        f"cannot tell values of type {kind} apart: let of= give text, a number or a tuple of them"
-    )
+    raise TypeError(f"cannot tell values of type {kind} apart: let of= give text, a number or a tuple of them")
 
 
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_jsonable)

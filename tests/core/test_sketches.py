@@ -236,6 +236,12 @@ def test_a_constant_does_not_vary(x: float, n: int) -> None:
     assert sketches.deviation(moments([x] * n)) == 0.0
 
 
+def test_a_root_just_above_the_middle_of_two_floats_is_rounded_up() -> None:
+    """Digits beyond those that are computed are not forgotten."""
+    a = 1 + Fraction(1, 2**53) + Fraction(1, 2**90)
+    assert sketches.deviation(moments([-a, 0, a])) == 1 + 2.0**-52  # type: ignore[list-item]
+
+
 def test_moments_at_the_edges_of_float() -> None:
     """A variance beyond float is infinite, its root need not be; infinities make NaN; one value has none."""
     huge = moments([1e200, -1e200])
