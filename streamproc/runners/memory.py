@@ -45,7 +45,7 @@ class MemoryRunner:
     a function of the logs (S39); otherwise what is at hand is taken.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made from, and two that are rarely said
         self,
         plan: Plan,
         serde: Serde,
@@ -94,7 +94,7 @@ class MemoryRunner:
         self.engine.end(topic)
 
     def work(self) -> None:
-        """Process all that is at hand.  If the task fails, what was not committed is lost and waits to be read again."""
+        """Process all that is at hand.  If that fails, what was not committed is lost and waits to be read again."""
         try:
             self._since.extend(self.engine.work())
         except Exception:
@@ -138,9 +138,7 @@ class MemoryRunner:
         return sum(len(cells) for places in self._cells.values() for cells in places.values())
 
     def _started(self) -> Engine:
-        engine = Engine(
-            self.plan, self._serde, self._restored, self._position, fused=self._fused, with_stamps=True
-        )
+        engine = Engine(self.plan, self._serde, self._restored, self._position, fused=self._fused, with_stamps=True)
         for topic in self.plan.sources:
             if not self._awaited:
                 engine.await_(topic, awaited=False)

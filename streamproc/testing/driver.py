@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from streamproc.adapters.codecs import JsonSerde
 from streamproc.adapters.packing import pack, unpack
@@ -124,7 +124,7 @@ class TestDriver:
         self._failing = False
         self._closed = False
 
-    def __enter__(self) -> TestDriver:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
