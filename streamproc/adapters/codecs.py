@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NewType, TypeAlias, Union, get_args, get_origin
 
 import msgspec
@@ -89,6 +90,21 @@ class JsonSerde:
         if _is_text(type_):
             return _Each(_utf8 if type_ is str else _text(type_))
         return _Each(_json(type_))
+
+
+def field_of(raw: bytes, name: str) -> Any:
+    """One field of a JSON object; None where it is missing or null.  Raises ValueError for all else."""
+    try:
+        return _one_field(name)(raw).value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+@lru_cache(maxsize=128)
+def _one_field(name: str) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(
+        msgspec.defstruct("OneField", [("value", Any, None)], rename={"value": name}, gc=False)
+    ).decode
 
 
 class _Raw:
