@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
+
+import streamproc.testing.plugin
 
 pytest_plugins = ["pytester"]
 
@@ -33,8 +38,15 @@ def test_verify(streamproc_verify):
 
 
 def test_fixtures_and_option(pytester: pytest.Pytester) -> None:
-    """Drivers are made by a fixture and closed by it, and `--streamproc-seeds` reaches the fixture `streamproc_verify`."""
+    """Drivers are made by a fixture and closed by it, and `--streamproc-seeds` reaches `streamproc_verify`."""
     pytester.makepyfile(TESTS)
-    given = ("-p", "streamproc.testing.plugin", "-p", "no:randomly", "-p", "no:cacheprovider")
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\nasyncio_default_fixture_loop_scope = "function"\n')
+    given = ("-p", "no:streamproc", "-p", "streamproc.testing.plugin", "-p", "no:randomly", "-p", "no:cacheprovider")
     result = pytester.runpytest_inprocess(*given, "--streamproc-seeds", "7")
     result.assert_outcomes(passed=3)
+
+
+def test_the_plugin_is_found_where_the_package_is_installed() -> None:
+    """The entry point names this module."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {"streamproc": streamproc.testing.plugin.__name__}
