@@ -1,0 +1,212 @@
+"""One run: a plan, its inputs and outputs, a state file, observers, the web server, signals, and a view."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from streamproc.adapters import logs
+from streamproc.adapters.codecs import JsonSerde
+from streamproc.adapters.http import Health, HttpServer
+from streamproc.adapters.prometheus import PrometheusObserver
+from streamproc.cli import wiring
+from streamproc.cli.loading import load
+from streamproc.cli.screen import Screen, drawing_on, terminal
+from streamproc.cli.signals import Ladder
+from streamproc.config import Config
+from streamproc.core.describe import outline
+from streamproc.core.errors import ConfigError, StateError, StreamprocError
+from streamproc.core.plan import Plan, build
+from streamproc.metrics.observers import Observers
+from streamproc.runners.embedded import EmbeddedRunner, Outcome, Settings, Stop
+
+DONE = 0
+STRETCH = 10
+"""While catching up, the time between commits is up to so many times the tick."""
+
+LIVE_STRETCH = 2
+"""The same while somebody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command line says of one run, apart from settings."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    partitions: int
+    follow: bool
+    keep_open: bool
+
+
+def execute(spec: str, config: Config, asked: Asked) -> int:
+    """Run a topology to its end, and say how it went."""
+    if asked.follow and asked.keep_open:
+        raise ConfigError("--follow never comes to an end, so that --keep-open has nothing to keep open: take one")
+    if asked.partitions < 1:
+        raise ConfigError(f"--partitions {asked.partitions}: at least 1")
+    plan = build(load(spec).graph(), asked.partitions)
+    inputs = wiring.inputs(asked.inputs, plan)
+    outputs = wiring.outputs(asked.outputs, plan)
+    state = wiring.state_file(config, plan, inputs)
+    try:
+        return _run(plan, config, asked, inputs, outputs, state)
+    finally:
+        state.remove()
+
+
+def _run(  # noqa: PLR0913, PLR0917 - everything a run is made of
+    plan: Plan,
+    config: Config,
+    asked: Asked,
+    inputs: Sequence[wiring.Input],
+    outputs: dict[str, str],
+    state: wiring.StateFile,
+) -> int:
+    serde = JsonSerde()
+    stop = Stop()
+    sources = [wiring.source_of(one, plan, serde, follow=asked.follow) for one in inputs]
+    stream = sys.stderr if wiring.STANDARD in outputs.values() else sys.stdout
+    with ExitStack() as held:
+        held.enter_context(Ladder(stop, config.drain_timeout / 1000, state.remove))
+        log = held.enter_context(state.opened(plan))
+        for source in sources:
+            held.callback(source.close)
+        written = {topic: wiring.output_of(path) for topic, path in outputs.items()}
+        for output in written.values():
+            held.callback(output.close)
+        metrics = PrometheusObserver(plan.name)
+        screen = Screen(sources, frozenset(plan.sinks), time.monotonic, None)
+        runner = EmbeddedRunner(
+            plan,
+            log=log,
+            sources=sources,
+            outputs=written,
+            serde=serde,
+            observer=Observers((metrics, logs.LogObserver(counted=metrics.logged), screen)),
+            clock=time.time,
+            monotonic=time.monotonic,
+            settings=_settings(config, asked, watched=terminal(stream) and not outputs),
+            stop=stop,
+        )
+        with _shown(screen, stream, config, plan, metrics, results=not outputs):
+            screen.address = held.enter_context(_served(config, metrics, runner, plan))
+            outcome = _ran(runner)
+        print(_words(outcome, state, screen), file=stream)
+    return DONE
+
+
+def _settings(config: Config, asked: Asked, *, watched: bool) -> Settings:
+    tick = config.commit_interval / 1000
+    stretched = max(tick, min(1.0, tick * (LIVE_STRETCH if watched else STRETCH)))
+    return Settings(tick, stretched, asked.follow, asked.keep_open)
+
+
+def _ran(runner: EmbeddedRunner) -> Outcome:
+    """Run; a state file that fails on the way is no mistake of the topology, and a later run may succeed."""
+    try:
+        return runner.run()
+    except StateError as error:
+        raise StreamprocError(str(error)) from error
+
+
+@contextmanager
+def _shown(  # noqa: PLR0913 - everything that is shown
+    screen: Screen, stream: TextIO, config: Config, plan: Plan, metrics: PrometheusObserver, *, results: bool
+) -> Iterator[None]:
+    """The view around a run, and the logs above it."""
+    filtering = stream is sys.stderr and not terminal(stream)
+    drawing, place = drawing_on(stream, screen.monotonic(), results=results)
+    with place:
+        screen.drawing = None if filtering or (stream is sys.stderr and sys.stdout.isatty()) else drawing
+        level = "warning" if config.is_default("log.level") and terminal(stream) else config.log_level
+        form: Any = config.log_format
+        logs.configure(level, form, context={"topology": plan.name}, counted=metrics.logged)
+        yield
+        if screen.drawing is not None and terminal(stream):
+            screen.drawing.draw(screen)
+
+
+@contextmanager
+def _served(config: Config, metrics: PrometheusObserver, runner: EmbeddedRunner, plan: Plan) -> Iterator[str | None]:
+    """The web server around a run, as the address it answers at."""
+    if not config.http_enabled:
+        yield None
+        return
+
+    def health() -> Health:
+        pulse = runner.pulse
+        return Health(
+            pulse.state,
+            pulse.started_at,
+            pulse.last_step_at,
+            pulse.stepping_since,
+            state_since=pulse.state_since,
+        )
+
+    def server(port: int) -> HttpServer:
+        return HttpServer(config.http_host, port, metrics.registry, health, lambda: outline(plan))
+
+    serving = server(config.http_port)
+    try:
+        host, port = serving.start()
+    except ConfigError:
+        if not config.is_default("http.port"):
+            raise
+        serving = server(0)
+        host, port = serving.start()
+        print(f"port {config.http_port} is in use: metrics at http://{host}:{port}/metrics", file=sys.stderr)
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        serving.stop()
+
+
+def _words(outcome: Outcome, state: wiring.StateFile, screen: Screen) -> str:
+    """How a run ended, for people."""
+    match outcome.how:
+        case "complete":
+            return (
+                f"nothing to do: {state.path} says that these inputs have been read to their end; "
+                "name another --state to read them again"
+            )
+        case "grown":
+            return (
+                f"nothing done: {', '.join(outcome.grown)} has grown since it was read to its end, and all windows are "
+                "closed. --follow reads on, with everything that is older counted as late; another --state reads "
+                "all of it anew"
+            )
+        case "stopped":
+            return f"stopped, to go on from here: {screen.summary()}"
+        case "left_open":
+            return f"all read, nothing closed: {screen.summary()}"
+        case "ended":
+            return f"done: {screen.summary()}"
+
+
+def reloading() -> int:
+    """Run this command line without --reload in a child process, anew whenever a .py file changes."""
+    try:
+        from watchfiles import PythonFilter, run_process
+    except ImportError as error:
+        raise ConfigError('--reload needs watchfiles: pip install "streamproc[cli]"') from error
+    arguments = [each for each in sys.argv[1:] if each != "--reload"]
+    with suppress(KeyboardInterrupt):
+        run_process(
+            ".",
+            target=_quoted([sys.executable, "-m", "streamproc", *arguments]),
+            target_type="command",
+            watch_filter=PythonFilter(),
+            callback=lambda _: print("a file changed: starting anew", file=sys.stderr),
+        )
+    return DONE
+
+
+def _quoted(words: Sequence[str]) -> str:
+    import shlex
+
+    return shlex.join(words)
