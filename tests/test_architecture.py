@@ -82,7 +82,7 @@ def top(module: str) -> str:
 
 def is_pure(module: str) -> bool:
     """Whether `module` is standard library that the core may use."""
-    return top(module) in PURE
+    return top(module) in PURE or module.startswith("typing_extensions")  # which only type checkers ever see
 
 
 def is_stdlib(module: str) -> bool:

@@ -72,12 +72,12 @@ class Raw:
 
 
 class Refusal(NamedTuple):
-    """A message that is refused before it is processed: it stands just before the record `index` of its batch.
+    """A message that is refused before it is processed: it stands just in front of the record `before` of its batch.
 
     `at` is its event time where that is known, else START; `origin` indexes the raw messages of its input.
     """
 
-    index: int
+    before: int
     input: int
     origin: int
     offset: int

@@ -209,13 +209,13 @@ def _joined(waiting: list[Slice]) -> Slice | None:
         whole.offsets += list(one.offsets)  # type: ignore[operator]
         whole.keys += one.keys if one.keys is not None else [None] * count  # type: ignore[operator]
         whole.headers += one.headers if one.headers is not None else [()] * count  # type: ignore[operator]
-        whole.places += one.places if one.places is not None else [None] * count  # type: ignore[operator,list-item]
+        whole.places += one.places if one.places is not None else [None] * count  # type: ignore[operator]
         whole.origins += [first + n for n in (one.origins if one.origins is not None else range(count))]  # type: ignore[operator]
         raws = one.raw if one.raw is not None else Raw([None] * count)
         messages += raws.values
         keys += raws.keys if raws.keys is not None else [None] * len(raws.values)
         headers += raws.headers if raws.headers is not None else [()] * len(raws.values)
-        whole.refusals += [r._replace(index=r.index + base, origin=r.origin + first) for r in one.refusals]
+        whole.refusals += [r._replace(before=r.before + base, origin=r.origin + first) for r in one.refusals]
         whole.marks += [(index + base, number, watermark) for index, number, watermark in one.marks]
         if one.next_offset is not None:  # an end or a mark has none, and leaves those of the records before it
             whole.next_offset = one.next_offset
@@ -267,10 +267,10 @@ class _Builder:
         head, here = self.heads[queue], self.taken[queue]
         if head is None:
             return
-        while self.refused[queue] < len(head.refusals) and head.refusals[self.refused[queue]].index == here:
+        while self.refused[queue] < len(head.refusals) and head.refusals[self.refused[queue]].before == here:
             one = head.refusals[self.refused[queue]]
             origin = self._raw(head, one.input, one.origin)
-            self.made.refusals.append(one._replace(index=len(self.made.values), origin=origin))
+            self.made.refusals.append(one._replace(before=len(self.made.values), origin=origin))
             self.made.positions[one.input] = one.offset + 1
             self.refused[queue] += 1
         while self.marked[queue] < len(head.marks) and head.marks[self.marked[queue]][0] == here:
@@ -296,7 +296,7 @@ class _Builder:
             head.places[here:] if head.places is not None else None,
             head.origins[here:] if head.origins is not None else None,
             head.raw,
-            [one._replace(index=one.index - here) for one in head.refusals[self.refused[queue] :]],
+            [one._replace(before=one.before - here) for one in head.refusals[self.refused[queue] :]],
             [(index - here, number, watermark) for index, number, watermark in head.marks[self.marked[queue] :]],
         )
 

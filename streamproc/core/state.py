@@ -162,17 +162,17 @@ class Cells:
             self._set(at, key, None)
             self._forget(key, at)
 
-    def open(self, at: int) -> dict[KeyId, Entry | None]:
-        """The overlay's cells of one time, to be filled at once: a time without any is not opened."""
-        bucket = self.fresh.get(at)
-        if bucket is None:
-            bucket = self.fresh[at] = {}
-            if at != NEVER and (at in self.wiped or not self._store.bucket(self.node, self.slot, at)):
-                heappush(self.dues, at)
-        return bucket
+    def join(self, at: int, bucket: dict[KeyId, Entry | None]) -> None:
+        """Add cells of a time that the overlay has none of; the bucket must not stay empty."""
+        self.fresh[at] = bucket
+        if at != NEVER and (at in self.wiped or not self._store.bucket(self.node, self.slot, at)):
+            heappush(self.dues, at)
 
     def _set(self, at: int, key: KeyId, entry: Entry | None) -> None:
-        bucket = self.open(at)
+        bucket = self.fresh.get(at)
+        if bucket is None:
+            bucket = {}
+            self.join(at, bucket)
         self.journal.append((self, at, key, bucket.get(key), key in bucket))
         bucket[key] = entry
 

@@ -27,6 +27,7 @@ from streamproc.core.batch import (
     Emit,
     Encode,
     Headers,
+    Position,
     Record,
     Refusal,
     Step,
@@ -231,7 +232,8 @@ class Task:
     """The work of one partition number of a stage: state, progress and nodes.
 
     `inputs` are what feeds it, in the order that breaks ties (S39).  `settled` is the position record of its last
-    commit, None at its very beginning.  `loops`, from `fuse`, replace the plain loop of an inlet.
+    commit, None at its very beginning.  `loops`, from `fuse`, replace the plain way of an inlet's records; where the task
+    is `alone` with one input, they see to W themselves.
     """
 
     def __init__(
@@ -272,7 +274,8 @@ class Task:
             site.children = tuple(self.sites[child] for child in site.place.children)
         self.stateful = [site for site in self.sites if site.place.stateful]
         self.entries = [self.sites[inlet.place] for inlet in stage.inlets]
-        self.loops: list[Any] = [None for _ in stage.inlets]
+        self.loops: list[Callable[..., None] | None] = [None for _ in stage.inlets]
+        self.alone = False
         self._batch = Batch(0, [], [], [])
         self._origin: tuple[int, int] | None = None
         self._restore(settled)
@@ -293,10 +296,10 @@ class Task:
     def _walk(self, batch: Batch) -> None:
         """Take a batch record by record, marks and refusals where they stand."""
         start = 0
-        for stop in sorted({mark[0] for mark in batch.marks} | {refusal.index for refusal in batch.refusals}):
+        for stop in sorted({mark[0] for mark in batch.marks} | {refusal.before for refusal in batch.refusals}):
             self._stretch(batch, start, stop)
             for refusal in batch.refusals:
-                if refusal.index == stop:
+                if refusal.before == stop:
                     self._refuse(refusal)
             for index, number, watermark in batch.marks:
                 if index == stop:
@@ -313,22 +316,33 @@ class Task:
         self.advance()
 
     def _stretch(self, batch: Batch, start: int, stop: int) -> None:
-        """Records from start to stop, with nothing between them; by a generated loop where there is one."""
-        inputs = batch.inputs
+        """Records from start to stop, with nothing between them; by generated loops where there are any."""
         while start < stop:
-            number = inputs if isinstance(inputs, int) else inputs[start]
-            inlet = self.inputs[number].inlet
-            loop = self.loops[inlet]
+            number = batch.inputs if isinstance(batch.inputs, int) else batch.inputs[start]
+            loop = self.loops[self.inputs[number].inlet]
             if loop is None:
                 self.take(number, start)
                 start += 1
-                continue
-            end = stop
-            if not isinstance(inputs, int):
-                end = start + 1
-                while end < stop and inputs[end] == number:
-                    end += 1
-            start = loop(self, batch, number, start, end)
+            elif self.alone:
+                loop(self, batch, number, start, stop)
+                start = stop
+            else:
+                end = self._still(batch, number, start, stop)
+                loop(self, batch, number, start, end)
+                start = end
+
+    def _still(self, batch: Batch, number: int, start: int, stop: int) -> int:
+        """Move W by the record at start, and tell up to where no other record of the same input would move it."""
+        inlet, time = self.inputs[number].inlet, self.times[number]
+        inputs, times, end = batch.inputs, batch.times, start + 1
+        timed = self.stage.inlets[inlet].source is not None
+        if timed and time.saw(times[start], self.disorders[inlet]):
+            self.advance()
+        if isinstance(inputs, int) and not timed:
+            return stop
+        while end < stop and (isinstance(inputs, int) or inputs[end] == number) and not (timed and times[end] > time.top):
+            end += 1
+        return end
 
     def take(self, number: int, index: int) -> None:
         """One record by the plain meaning: time, closings, then the record (S21)."""
@@ -338,7 +352,7 @@ class Task:
         if self.stage.inlets[inlet].source is not None and self.times[number].saw(at, self.disorders[inlet]):
             self.advance()
         self.unit(number, index)
-        if any(site.due() <= site.watermark for site in self.stateful):
+        if self.is_due():
             self.advance()
 
     def advance(self) -> int:
@@ -360,24 +374,86 @@ class Task:
                 least = min(least, at + max(lag for _, lag in site.place.domain))
         return least
 
+    def is_due(self) -> bool:
+        """Whether an operator has put a cell whose time has come already."""
+        return any(site.due() <= site.watermark for site in self.stateful)
+
+    # what generated loops call
+
+    def flow_of(self, number: int) -> Callable[[int | None], int]:
+        """A function that lets W flow to a greatest timestamp, and gives the one at which something closes next."""
+        time, disorder = self.times[number], self.disorders[self.inputs[number].inlet]
+
+        def flow(top: int | None) -> int:
+            if top is not None:
+                time.saw(top, disorder)
+            return self.advance() + disorder
+
+        return flow
+
+    def plain_of(self, number: int) -> Callable[[int, int | None], int]:
+        """A function that processes one record by its plain meaning, after W has flowed to a greatest timestamp."""
+        flow = self.flow_of(number)
+
+        def plain(index: int, top: int | None) -> int:
+            flow(top)
+            self.unit(number, index)
+            return flow(None)
+
+        return plain
+
+    def push(self, number: int, index: int, records: Iterable[tuple[Site, Any, Any]]) -> bool:
+        """Give what became of one record to nodes outside the loop, all or none; False if it failed and was undone."""
+        batch, place = self._batch, self.place(number, index)
+        at, headers = batch.times[index], batch.headers[index] if batch.headers is not None else ()
+        self._origin = (number, batch.origins[index] if batch.origins is not None else index)
+        given = [(site, Record(key, value, at, headers, *place)) for site, value, key in records]
+
+        def run() -> None:
+            for site, record in given:
+                site.accept(record)
+
+        stands = self._attempt(run, given[0][1] if given else Record(None, None, at, headers, *place))
+        self._origin = None
+        return stands
+
+    def place(self, number: int, index: int) -> Position:
+        """Where an input record of the batch at hand came from."""
+        batch, source = self._batch, self.inputs[number]
+        known = batch.places[index] if batch.places is not None else None
+        return known or (source.topic, source.partition, batch.offsets[index])
+
+    def tally(self, node: str, entered: int, left: int) -> None:
+        """Count records that went through a node in a loop."""
+        for counted, more in ((self.counts.records_in, entered), (self.counts.records_out, left)):
+            if more:
+                counted[node] = counted.get(node, 0) + more
+
+    def opened(self, node: str, cells: int) -> None:
+        """Count windows that a loop has opened."""
+        if cells:
+            self.counts.opened[node] = self.counts.opened.get(node, 0) + cells
+
+    def unmatched(self, node: str, records: int) -> None:
+        """Count records that no branch of a split took."""
+        if records:
+            what = (node, "unmatched", "skip")
+            self.counts.dropped[what] = self.counts.dropped.get(what, 0) + records
+
     # units of work: a record, or a cell that is due, with all that follows from it
 
     def unit(self, number: int, index: int) -> None:
         """Process one input record in every branch, or leave no trace of it (S44)."""
-        batch, source = self._batch, self.inputs[number]
-        place = batch.places[index] if batch.places is not None else None
-        topic, partition, offset = place or (source.topic, source.partition, batch.offsets[index])
+        batch = self._batch
         record = Record(
             batch.keys[index] if batch.keys is not None else None,
             batch.values[index],
             batch.times[index],
             batch.headers[index] if batch.headers is not None else (),
-            topic,
-            partition,
-            offset,
+            *self.place(number, index),
         )
         self._origin = (number, batch.origins[index] if batch.origins is not None else index)
-        self._attempt(lambda: self.entries[source.inlet].accept(record), record)
+        self._attempt(lambda: self.entries[self.inputs[number].inlet].accept(record), record)
         self._origin = None
 
     def close(self, site: Site, cell: Cell) -> None:
@@ -408,13 +484,16 @@ class Task:
             self._failed(failed, record, 1, window)
         self.settle_unit()
 
-    def _attempt(self, run: Callable[[], None], record: AnyRecord) -> None:
+    def _attempt(self, run: Callable[[], None], record: AnyRecord) -> bool:
+        """Run a unit, repeated as its policy says; False if it failed for good and left no trace."""
         attempts = 0
+        stands = False
         while True:
             mark = self.mark()
             attempts += 1
             try:
                 run()
+                stands = True
                 break
             except Failed as failed:
                 self.roll_back(mark)
@@ -426,6 +505,7 @@ class Task:
                 self._failed(failed, record, attempts, None)
                 break
         self.settle_unit()
+        return stands
 
     def mark(self) -> list[int]:
         """Where every output stands, to go back to."""

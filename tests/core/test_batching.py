@@ -1,0 +1,37 @@
+"""The first laws: nobody can tell how a log was cut, whether a loop was generated, or that there was a crash."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.laws import CUTS, LOGS, SHAPES, Cut, Shape, run
+
+
+@given(shape=SHAPES, first=LOGS, second=LOGS, cut=CUTS)
+@settings(max_examples=300)
+def test_cuts_commits_and_crashes_are_invisible(shape: Shape, first: list[bytes], second: list[bytes], cut: Cut) -> None:
+    """A generated loop on random cuts, with commits and crashes, does byte for byte what the plain one does at once."""
+    logs = {"in0": first, "in1": second} if shape.sources == 2 else {"in0": first}
+    plain = run(shape.build(), logs, fused=False)
+    cut_up = run(shape.build(), logs, cut)
+    assert cut_up == plain
+
+
+@given(shape=SHAPES, first=LOGS, second=LOGS, size=st.integers(1, 9))
+@settings(max_examples=150)
+def test_generated_loops_mean_what_the_plain_ones_do_behind_a_repartition(
+    shape: Shape, first: list[bytes], second: list[bytes], size: int
+) -> None:
+    """Cut by repartition topics into three partitions, and fed the same slices, both loops agree byte for byte."""
+    logs = {"in0": first, "in1": second} if shape.sources == 2 else {"in0": first}
+    cut = Cut((size,), ("", "commit"))
+    assert run(shape.build(), logs, cut, partitions=3) == run(shape.build(), logs, cut, fused=False, partitions=3)
+
+
+@given(shape=SHAPES, log=LOGS)
+@settings(max_examples=100)
+def test_state_is_empty_when_everything_has_closed(shape: Shape, log: list[bytes]) -> None:
+    """Once W has passed every close, nothing is left but what an operator keeps for ever."""
+    logs = {f"in{number}": log for number in range(shape.sources)}
+    assert run(shape.build(), logs).left == {}
