@@ -34,8 +34,7 @@ class JsonSerde:
         self._keys = msgspec.json.Encoder(enc_hook=_plain, order="deterministic")
 
     def encode(self, value: Any) -> bytes:
-        """A value as compact JSON; bytes stay as they are; None is `null` (a tombstone is the caller's to
-        know).
+        """A value as compact JSON; bytes stay as they are; None is `null` (a tombstone is the caller's to know).
 
         Takes what JSON has, msgspec Structs, dataclasses, attrs classes, named tuples, enums, dates, UUIDs,
         decimals (as strings), pydantic models, and whatever has a method `as_json`.  NaN and the infinities
@@ -67,8 +66,7 @@ class JsonSerde:
         return _encode(self._keys, key)
 
     def decoder(self, type_: Any) -> Codec:
-        """The codec of JSON values of this type; bytes are passed through, and Any and object take every
-        value.
+        """The codec of JSON values of this type; bytes are passed through, and Any and object take every value.
 
         Types are taken at their word: "1" is no int, 1.5 is no int, a missing field is a failure; an int does
         for a float.  Of a name given twice the last counts.  Raises TypeError for a type that cannot be
@@ -178,9 +176,7 @@ def _json(type_: Any) -> _Decode:
     if hasattr(type_, "model_validate_json"):
         validate: _Decode = type_.model_validate_json
         return validate
-    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-        Any if type_ is object else type_, dec_hook=_model
-    )
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Any if type_ is object else type_, dec_hook=_model)
     return decoder.decode
 
 
@@ -196,9 +192,7 @@ def _text(type_: Any) -> _Decode:
 
 
 def _is_text(type_: Any) -> bool:
-    """Whether all values of this type are text, so that their keys have no quotes.  Raises TypeError if only
-    some.
-    """
+    """Whether all values of this type are text, so that their keys have no quotes.  Raises TypeError if only some."""
     if isinstance(type_, NewType):
         return _is_text(type_.__supertype__)
     origin, args = get_origin(type_), get_args(type_)

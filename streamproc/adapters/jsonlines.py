@@ -17,7 +17,7 @@ import select
 import stat
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
@@ -54,8 +54,7 @@ class _Lines(Protocol):
 
 
 class JsonLinesSource:
-    """Implements `ports.Source` over a file, a gzip file, a directory of them in name order, or standard
-    input (`-`).
+    """Implements `ports.Source` over a file, a gzip file, a directory of them in name order, or standard input (`-`).
 
     A line is what ends with a newline, which may follow a carriage return; its offset is its number over the
     whole source, from 0.  An empty line is no record.  The last line of a file needs no newline, unless the
@@ -71,7 +70,7 @@ class JsonLinesSource:
     gone, was cut or replaced, or cannot be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter a setting
         self,
         topic: str,
         path: str | Path,
@@ -130,26 +129,36 @@ class JsonLinesSource:
         if self._path is None:
             self._lines = _Pipe(self._stdin, self._max_line)
         else:
-            self._lines = _Files(self._path, self._follow, self._max_line, bookmark)
+            self._lines = files = _Files(self._path, self._max_line, follow=self._follow)
+            if bookmark is not None and "file" in bookmark:
+                files.return_to(_Place(**{name: bookmark[name] for name in _Place._fields}))
 
     def read(self, limit: int) -> list[Run]:
         """Up to `limit` lines that are at hand now, as runs by partition, without waiting."""
         lines = self._opened()
         while True:
+            self._gather(lines, limit)
             if not self._pending:
-                first = lines.line
-                found = lines.more()
-                if not found:
-                    self._ended = found is None
-                    return []
-                past = max(0, self._skip_to - first)
-                self._first, self._pending = first + past, found[past:]
+                return []
             first, taken = self._first, self._pending[:limit]
             self._first += len(taken)
             self._pending = self._pending[limit:]
-            runs = self._spread(first, taken) if self._key_field is None else self._keyed(first, taken)
+            runs = self._spread(first, taken) if self._key_field is None else self._keyed(self._key_field, first, taken)
             if runs:
                 return runs
+
+    def _gather(self, lines: _Lines, limit: int) -> None:
+        """Gets lines until `limit` of them are pending, or no more are at hand."""
+        while len(self._pending) < limit:
+            line = lines.line
+            found = lines.more()
+            if not found:
+                self._ended = found is None
+                return
+            past = max(0, self._skip_to - line)
+            if not self._pending:
+                self._first = line + past
+            self._pending += found[past:]
 
     def bookmark(self, offset: int) -> Any:
         """The place of the line with this number, among those read since `open` and the one after them."""
@@ -188,26 +197,23 @@ class JsonLinesSource:
                 runs.append(Run((first + start) % self._partitions, offsets, values))
         return runs
 
-    def _keyed(self, first: int, lines: list[bytes]) -> list[Run]:
+    def _keyed(self, field: str, first: int, lines: list[bytes]) -> list[Run]:
         """Each line to the partition of its key, or of its number if it has none."""
         found: dict[int, tuple[list[int], list[bytes | None], list[bytes | None]]] = {}
         for offset, line in enumerate(lines, first):
             if not line:
                 continue
-            key = self._key(line)
-            partition = (
-                offset % self._partitions if key is None else self._partition_of(key, self._partitions)
-            )
+            key = self._key(field, line)
+            partition = offset % self._partitions if key is None else self._partition_of(key, self._partitions)
             offsets, values, keys = found.setdefault(partition, ([], [], []))
             offsets.append(offset)
             values.append(line)
             keys.append(key)
         return [Run(partition, *parts) for partition, parts in found.items()]
 
-    def _key(self, line: bytes) -> bytes | None:
-        assert self._key_field is not None
+    def _key(self, field: str, line: bytes) -> bytes | None:
         try:
-            value = self._field_of(line, self._key_field)
+            value = self._field_of(line, field)
             return None if value is None else self._encode_key(value)
         except (ValueError, TypeError):
             return None
@@ -216,10 +222,10 @@ class JsonLinesSource:
 class _Cutter:
     """Chunks to lines; what follows the last newline is held for the next chunk."""
 
-    __slots__ = ("_fresh", "_held", "_most", "size")
+    __slots__ = ("_fresh", "_held", "most", "size")
 
     def __init__(self, most: int, *, fresh: bool = True) -> None:
-        self._most = most
+        self.most = most
         self._fresh = fresh
         self._held: list[bytes] = []
         self.size = 0
@@ -234,7 +240,7 @@ class _Cutter:
             return []
         whole = b"".join((*self._held, chunk[:end]))
         lines = whole.split(b"\n")
-        if max(len(whole), self.size) > self._most:
+        if max(len(whole), self.size) > self.most:
             lines[:] = [
                 self._bounded(lines[0], max(self.size, len(lines[0]))),
                 *map(self._bounded, lines[1:]),
@@ -254,13 +260,13 @@ class _Cutter:
             return
         self._held.append(chunk)
         self.size += len(chunk)
-        if self.size > self._most:
+        if self.size > self.most:
             self._held = [b"".join(self._held)[: _EXCERPT + 1]]
 
     def _bounded(self, line: bytes, size: int | None = None) -> bytes:
-        if (len(line) if size is None else size) <= self._most:
+        if (len(line) if size is None else size) <= self.most:
             return line
-        return line[:_EXCERPT] + b"\0 cut: a line longer than %d bytes" % self._most
+        return line[:_EXCERPT] + b"\0 cut: a line longer than %d bytes" % self.most
 
 
 class _Pipe:
@@ -302,10 +308,66 @@ class _Place(NamedTuple):
     tail: tuple[int, int]
 
 
+class _Open:
+    """One file being read, at a byte of its (decompressed) text."""
+
+    __slots__ = ("_raw", "_text", "byte", "cutter", "file", "zipped")
+
+    def __init__(self, file: Path, max_line: int) -> None:
+        self.file = file
+        self.zipped = file.name.endswith(".gz")
+        self.byte = 0
+        self.cutter = _Cutter(max_line)
+        try:
+            self._raw = file.open("rb", buffering=0)
+        except OSError as error:
+            raise _unreadable(file, error) from error
+        self._text = cast("BinaryIO", gzip.GzipFile(fileobj=self._raw)) if self.zipped else self._raw
+
+    @property
+    def start(self) -> int:
+        """The byte at which the next line starts."""
+        return self.byte - self.cutter.size
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the file have been read."""
+        return self._raw.tell()
+
+    def stat(self) -> os.stat_result:
+        """What the file system knows of it."""
+        return os.fstat(self._raw.fileno())
+
+    def excerpt(self, start: int, end: int) -> tuple[int, int]:
+        """Length and checksum of some bytes of the file as it is."""
+        return end - start, zlib.crc32(os.pread(self._raw.fileno(), end - start, start))
+
+    def chunk(self) -> bytes:
+        """The next bytes of the text, none at its end."""
+        try:
+            chunk = self._text.read(_CHUNK)
+        except (OSError, EOFError, zlib.error) as error:
+            raise _unreadable(self.file, error) from error
+        self.byte += len(chunk)
+        return chunk
+
+    def seek(self, byte: int) -> None:
+        """Goes to the start of a line."""
+        try:
+            self.byte = self._text.seek(byte)
+        except (OSError, EOFError, zlib.error) as error:
+            raise _unreadable(self.file, error) from error
+        self.cutter = _Cutter(self.cutter.most, fresh=byte == 0)
+
+    def close(self) -> None:
+        self._text.close()
+        self._raw.close()
+
+
 class _Files:
     """Files one after the other, with places to come back to."""
 
-    def __init__(self, path: Path, follow: bool, max_line: int, bookmark: Mapping[str, Any] | None) -> None:
+    def __init__(self, path: Path, max_line: int, *, follow: bool) -> None:
         self._path = path
         self._follow = follow
         self._max_line = max_line
@@ -313,175 +375,123 @@ class _Files:
         if not self._files and not follow:
             raise ConfigError(f"{path} holds no file to read: their names end with {', '.join(ENDINGS)}")
         self._next = 0
-        self._raw: BinaryIO | None = None
-        self._text: BinaryIO | None = None
-        self._byte = 0
-        self._cutter = _Cutter(max_line)
+        self._open: _Open | None = None
         self._places: list[_Place] = []
         self._before = 0
         self.sizes: dict[str, int] = {}
         self.line = 0
-        if bookmark is not None and "file" in bookmark:
-            try:
-                self._return_to(_Place(**{name: bookmark[name] for name in _Place._fields}))
-            except ConfigError:
-                self.close()
-                raise
 
     @property
     def position(self) -> int:
-        return self._before + (self._raw.tell() if self._raw is not None else 0)
+        return self._before + (0 if self._open is None else self._open.position)
 
     def more(self) -> list[bytes] | None:
-        checked = False
+        complete = False
         while True:
-            if self._text is None:
-                if self._next >= len(self._files) and self._follow:
-                    self._look_again()
-                if self._next >= len(self._files):
-                    return [] if self._follow else None
-                self._start(self._files[self._next])
-            self._note()
-            chunk = self._chunk()
+            opened = self._opened()
+            if opened is None:
+                return [] if self._follow else None
+            self._note(opened)
+            chunk = opened.chunk()
             if chunk:
-                lines = self._cutter.cut(chunk)
-            elif self._follow and not checked:
+                lines = opened.cutter.cut(chunk)
+            elif self._follow and not complete:
                 self._look_again()
-                checked = self._next < len(self._files)
-                if not checked:
+                if self._next == len(self._files):
                     return []
-                continue  # a later file is there, so this one is complete: but perhaps only since just now
+                complete = True  # for a later file is there: but perhaps only since just now, so look once more
+                continue
             else:
-                checked = False
-                lines = self._cutter.rest()
-                self._finish()
+                complete = False
+                lines = opened.cutter.rest()
+                self._finish(opened)
             if lines:
                 self.line += len(lines)
                 return lines
 
     def place(self, offset: int) -> dict[str, Any]:
         """The last noted place at or before a line, and that line."""
-        if self._text is None and self._next < len(self._files) and not self._places:
-            self._start(self._files[self._next])
-        if self._text is not None:
-            self._note()
+        opened = self._open if self._places else self._opened()
+        if opened is not None:
+            self._note(opened)
         found = bisect_right(self._places, offset, key=lambda place: place.line)
-        if found == 0:
-            return {"offset": offset}
-        return {"offset": offset, **self._places[found - 1]._asdict()}
+        return {"offset": offset, **(self._places[found - 1]._asdict() if found else {})}
 
-    def close(self) -> None:
-        if self._text is not None:
-            self._finish()
-
-    def _start(self, file: Path) -> None:
-        """Opens a file at its beginning."""
-        try:
-            self._raw = open(file, "rb", buffering=0)  # noqa: SIM115 - closed by _finish
-            zipped = file.name.endswith(".gz")
-            self._text = cast(BinaryIO, gzip.GzipFile(fileobj=self._raw)) if zipped else self._raw
-        except OSError as error:
-            raise _unreadable(file, error) from error
-        self._next += 1
-        self._byte = 0
-        self._cutter = _Cutter(self._max_line)
-
-    def _finish(self) -> None:
-        assert self._raw is not None
-        assert self._text is not None
-        self.sizes[self._files[self._next - 1].name] = size = self._raw.tell()
-        self._before += size
-        self._text.close()
-        self._raw.close()
-        self._raw = self._text = None
-
-    def _chunk(self) -> bytes:
-        assert self._text is not None
-        file = self._files[self._next - 1]
-        try:
-            chunk = self._text.read(_CHUNK)
-        except (OSError, EOFError, zlib.error) as error:
-            raise _unreadable(file, error) from error
-        self._byte += len(chunk)
-        return chunk
-
-    def _note(self) -> None:
-        """Remembers where the next line starts, at the start of each file and then each 64 KiB or so."""
-        assert self._raw is not None
-        file, byte = self._files[self._next - 1].name, self._byte - self._cutter.size
-        last = self._places[-1] if self._places else None
-        if last is not None and last.file == file and byte < last.byte + _SPACING:
-            return
-        if self._text is self._raw:
-            head, tail = (
-                _excerpt(self._raw, 0, min(_EXCERPT, byte)),
-                _excerpt(self._raw, max(0, byte - 64), byte),
-            )
-        else:
-            size = _stat(self._raw).st_size
-            head, tail = _excerpt(self._raw, 0, min(_EXCERPT, size)), (size, 0)
-        self._places.append(_Place(self.line, file, byte, self._next - 1, head, tail))
-
-    def _return_to(self, place: _Place) -> None:
+    def return_to(self, place: _Place) -> None:
         """Goes on where an earlier run stopped, if that place is still the same."""
-        names = [file.name for file in self._files]
         if self._path.is_dir():
+            names = [file.name for file in self._files]
             if place.file not in names:
-                raise ConfigError(
-                    f"{self._path / place.file} is gone, and has not been read to its end: put it back"
-                )
+                raise ConfigError(f"{self._path / place.file} is gone, and has not been read to its end: put it back")
             self._next = names.index(place.file)
             if self._next > place.before:
                 raise ConfigError(
                     f"{self._path} has new files that come before {place.file}, which is being read: "
                     "give them later names"
                 )
-        file = self._files[self._next]
-        self._start(file)
-        assert self._raw is not None
-        assert self._text is not None
-        plain = self._text is self._raw
-        if _stat(self._raw).st_size < (place.byte if plain else place.tail[0]):
-            raise ConfigError(
-                f"{file} is shorter than what was read of it: put it back, or begin with another state file"
-            )
-        same = _excerpt(self._raw, 0, place.head[0]) == tuple(place.head)
-        if plain:
-            same = same and _excerpt(self._raw, place.byte - place.tail[0], place.byte) == tuple(place.tail)
-        if not same:
-            raise ConfigError(
-                f"{file} is not the file that was read: put that back, or begin with another state file"
-            )
-        try:
-            self._byte = self._text.seek(place.byte)
-        except (OSError, EOFError, zlib.error) as error:
-            raise _unreadable(file, error) from error
-        self._cutter = _Cutter(self._max_line, fresh=place.byte == 0)
-        self._before = sum(_size(each) for each in self._files[: self._next - 1])
+        self._before = sum(map(_size, self._files[: self._next]))
         self.line = place.line
+        self._open = opened = _Open(self._files[self._next], self._max_line)
+        self._next += 1
+        if opened.stat().st_size < (place.tail[0] if opened.zipped else place.byte):
+            raise ConfigError(
+                f"{opened.file} is shorter than what was read of it: put it back, or begin with another state file"
+            )
+        ends = [(0, place.head)] if opened.zipped else [(0, place.head), (place.byte - place.tail[0], place.tail)]
+        if any(opened.excerpt(start, start + end[0]) != tuple(end) for start, end in ends):
+            raise ConfigError(
+                f"{opened.file} is not the file that was read: put that back, or begin with another state file"
+            )
+        opened.seek(place.byte)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._finish(self._open)
+
+    def _opened(self) -> _Open | None:
+        """The file being read, or else the next; None if there is none."""
+        if self._open is None:
+            if self._next == len(self._files) and self._follow:
+                self._look_again()
+            if self._next < len(self._files):
+                self._open = _Open(self._files[self._next], self._max_line)
+                self._next += 1
+        return self._open
+
+    def _finish(self, opened: _Open) -> None:
+        self.sizes[opened.file.name] = size = opened.position
+        self._before += size
+        opened.close()
+        self._open = None
+
+    def _note(self, opened: _Open) -> None:
+        """Remembers where the next line starts, at the start of each file and then each 64 KiB or so."""
+        file, byte = opened.file.name, opened.start
+        last = self._places[-1] if self._places else None
+        if last is not None and last.file == file and byte < last.byte + _SPACING:
+            return
+        size = opened.stat().st_size
+        head = opened.excerpt(0, min(_EXCERPT, size if opened.zipped else byte))
+        tail = (size, 0) if opened.zipped else opened.excerpt(max(0, byte - 64), byte)
+        self._places.append(_Place(self.line, file, byte, self._next - 1, head, tail))
 
     def _look_again(self) -> None:
         """Finds later files, and that the one being followed is still the same."""
-        files = _listed(self._path)
         known = {file.name for file in self._files}
         last = self._files[-1].name if self._files else ""
-        for file in files:
+        for file in _listed(self._path):
             if file.name not in known:
                 if file.name < last:
-                    raise ConfigError(
-                        f"{file} comes before {last}, which has been read: give it a later name"
-                    )
+                    raise ConfigError(f"{file} comes before {last}, which has been read: give it a later name")
                 self._files.append(file)
-        if self._raw is not None:
-            file, opened = self._files[self._next - 1], _stat(self._raw)
-            if self._text is self._raw and opened.st_size < self._byte:
+        if self._open is not None:
+            file, now = self._open.file, self._open.stat()
+            if not self._open.zipped and now.st_size < self._open.byte:
                 raise ConfigError(f"{file} was cut while it was followed: append to it, and never rewrite it")
             with suppress(FileNotFoundError):
                 there = file.stat()
-                if (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
-                    raise ConfigError(
-                        f"{file} was replaced while it was followed: give the new one a later name"
-                    )
+                if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
+                    raise ConfigError(f"{file} was replaced while it was followed: give the new one a later name")
 
 
 def _listed(path: Path) -> list[Path]:
@@ -500,15 +510,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError as error:
         raise _unreadable(path, error) from error
-
-
-def _stat(file: BinaryIO) -> os.stat_result:
-    return os.fstat(file.fileno())
-
-
-def _excerpt(file: BinaryIO, start: int, end: int) -> tuple[int, int]:
-    """Length and checksum of some bytes of a file."""
-    return end - start, zlib.crc32(os.pread(file.fileno(), end - start, start))
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
@@ -549,9 +550,7 @@ class JsonLinesOutput:
                 self._cut_to(committed_length, found.st_size)
         except BlockingIOError:
             self.close()
-            raise ConfigError(
-                f"{self._path} is being written by another process: name another output"
-            ) from None
+            raise ConfigError(f"{self._path} is being written by another process: name another output") from None
         except OSError as error:
             self.close()
             raise ConfigError(f"{self._path} cannot be written: {error.strerror}") from error
@@ -574,9 +573,7 @@ class JsonLinesOutput:
                     os.ftruncate(self._file, self._length)
                     os.lseek(self._file, self._length, os.SEEK_SET)
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise StateError(
-                    f"the disk is full: {self._path} has all lines that were committed"
-                ) from error
+                raise StateError(f"the disk is full: {self._path} has all lines that were committed") from error
             raise
         self._length += len(lines)
 
@@ -607,8 +604,7 @@ class JsonLinesOutput:
             )
         if committed and os.pread(self._file, 1, committed - 1) != b"\n":
             raise StateError(
-                f"{self._path} is not the file that was written: put that back, or begin with another "
-                "state file"
+                f"{self._path} is not the file that was written: put that back, or begin with another state file"
             )
         os.ftruncate(self._file, committed)
         self._length = os.lseek(self._file, committed, os.SEEK_SET)

@@ -66,8 +66,11 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(packed: bytes) -> Any:
-    """The value that was packed.  Raises StateError where the bytes are damaged, or name a class that is no
-    longer there or has changed its fields; a new field takes its default."""
+    """The value that was packed.
+
+    Raises StateError where the bytes are damaged, or name a class that is no longer there or has changed its fields; a
+    new field takes its default.
+    """
     try:
         return _decode(packed)
     except StateError:
@@ -85,9 +88,8 @@ def unpack(packed: bytes) -> Any:
         raise StateError(f"stored state cannot be read, it is damaged ({type(error).__name__})") from None
 
 
-def merge(blocks: Iterable[bytes], keep_removals: bool) -> bytes | None:
-    """Packed dicts from old to new as one packed dict with the newest entry of each key; None if that is
-    empty.
+def merge(blocks: Iterable[bytes], *, keep_removals: bool) -> bytes | None:
+    """Packed dicts from old to new as one packed dict with the newest entry of each key; None if that is empty.
 
     An entry None is a removal: it stays if there may be still older blocks, and otherwise goes.  Entries are
     not unpacked.  Raises StateError where a block is damaged.
@@ -112,9 +114,7 @@ def merge(blocks: Iterable[bytes], keep_removals: bool) -> bytes | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether MessagePack alone keeps all of it: asked of whole levels, for a state block has 100,000
-    values.
-    """
+    """Whether MessagePack alone keeps all of it: asked of whole levels, for a state block has 100,000 values."""
     level: list[Any] = [value]
     for _ in range(8):
         types = set(map(type, level))
@@ -126,13 +126,11 @@ def _is_plain(value: Any) -> bool:
         if not set(map(type, chain.from_iterable(dicts))) <= _KEYS:
             return False
         lists = level if types == {list} else [each for each in level if type(each) is list]
-        level = list(
-            chain(chain.from_iterable(lists), chain.from_iterable([each.values() for each in dicts]))
-        )
+        level = list(chain(chain.from_iterable(lists), chain.from_iterable([each.values() for each in dicts])))
     return False
 
 
-def _tagged(value: Any, depth: int) -> Any:
+def _tagged(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - one case a kind of value
     """The value with everything beyond MessagePack in an Ext."""
     kind = type(value)
     if kind in _SCALARS:
@@ -248,8 +246,7 @@ def _zone(zone: tzinfo | None) -> Any:
     if type(zone) is ZoneInfo and zone.key is not None:
         return zone.key
     raise StateError(
-        f"a time zone of class {type(zone).__qualname__} cannot be kept in state: use datetime.UTC or "
-        "ZoneInfo"
+        f"a time zone of class {type(zone).__qualname__} cannot be kept in state: use datetime.UTC or ZoneInfo"
     )
 
 
@@ -262,9 +259,7 @@ def _zone_of(packed: Any) -> tzinfo | None:
         try:
             return ZoneInfo(packed)
         except (ValueError, OSError, LookupError):
-            raise StateError(
-                f"the time zone {packed!r} in stored state is not known here: install tzdata"
-            ) from None
+            raise StateError(f"the time zone {packed!r} in stored state is not known here: install tzdata") from None
     return timezone(timedelta(microseconds=packed[0]), *packed[1:])
 
 
@@ -359,7 +354,7 @@ def _filled(parts: list[Any]) -> Any:
     return instance
 
 
-def _defaults(kind: type) -> dict[str, Callable[[], Any]]:
+def _defaults(kind: type) -> dict[str, Callable[[], Any]]:  # noqa: C901, PLR0912 - one case a kind of class
     """What makes the default of each field that has one."""
     found: dict[str, Callable[[], Any]] = {}
     if issubclass(kind, msgspec.Struct):
@@ -447,9 +442,7 @@ def _untagged(code: int, packed: memoryview) -> Any:
     if code == _TEXT:
         return bytes(packed).decode("utf-8", "surrogatepass")
     if code not in _MADE:
-        raise StateError(
-            f"stored state has a part of unknown kind {code}: it is damaged, or of a newer streamproc"
-        )
+        raise StateError(f"stored state has a part of unknown kind {code}: it is damaged, or of a newer streamproc")
     expected, make = _MADE[code]
     parts = _decode(packed)
     if type(parts) is not expected:

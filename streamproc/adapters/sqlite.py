@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from streamproc.core.batch import NEVER, Change, Emit
 from streamproc.core.errors import ConfigError, StateError, StreamprocError
@@ -48,7 +48,13 @@ CREATE TABLE places (id INTEGER PRIMARY KEY, task TEXT, node TEXT, slot INTEGER,
 CREATE TABLE blocks (id INTEGER PRIMARY KEY, place INTEGER, at INTEGER, block BLOB);
 CREATE INDEX block_of_time ON blocks (place, at);
 CREATE TABLE cells (place INTEGER, key BLOB, entry BLOB, PRIMARY KEY (place, key)) WITHOUT ROWID;
-"""
+"""  # noqa: S608 - nothing in it but two numbers
+
+
+class _Merge(Protocol):
+    """Packed blocks from old to new as one, None if it would be empty."""
+
+    def __call__(self, blocks: Iterable[bytes], *, keep_removals: bool) -> bytes | None: ...
 
 
 class _Place(NamedTuple):
@@ -66,13 +72,13 @@ class SqliteLog:
     log stands where it stood before, and the commit may be tried again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - called by open alone
         self,
         connection: sqlite3.Connection,
         lock: _Lock,
         pack: Callable[[Any], bytes],
         unpack: Callable[[bytes], Any],
-        merge: Callable[[Iterable[bytes], bool], bytes | None],
+        merge: _Merge,
         merge_beyond: int,
     ) -> None:
         self._connection = connection
@@ -86,14 +92,14 @@ class SqliteLog:
         self._forget()
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 - one parameter a setting
         cls,
         path: str | Path,
         identity: Mapping[str, str | int],
         *,
         pack: Callable[[Any], bytes],
         unpack: Callable[[bytes], Any],
-        merge: Callable[[Iterable[bytes], bool], bytes | None],
+        merge: _Merge,
         max_pages: int | None = None,
         merge_beyond: int = 16,
     ) -> SqliteLog:
@@ -131,30 +137,19 @@ class SqliteLog:
         Cells without a time come last, in portions.  Nothing may be committed before the last was taken.
         """
         with self._speaking():
-            places = self._connection.execute(
-                "SELECT id, node, slot FROM places WHERE task = ? ORDER BY id", (task,)
-            )
+            places = self._connection.execute("SELECT id, node, slot FROM places WHERE task = ? ORDER BY id", (task,))
             for place, node, slot in places.fetchall():
-                times = self._connection.execute(
-                    "SELECT DISTINCT at FROM blocks WHERE place = ? ORDER BY at", (place,)
-                )
+                times = self._connection.execute("SELECT DISTINCT at FROM blocks WHERE place = ? ORDER BY at", (place,))
                 for (at,) in times.fetchall():
-                    merged = self._merge_blocks(self._blocks(place, at), False)
+                    merged = self._merge_blocks(self._blocks(place, at), keep_removals=False)
                     if merged is None:
                         self._thinned.add((place, at))
                     else:
-                        yield Change(node, slot, at, False, self._unpack(merged))
-                rows = self._connection.execute(
-                    "SELECT key, entry FROM cells WHERE place = ? ORDER BY key", (place,)
-                )
+                        yield Change(node, slot, at, wiped=False, cells=self._unpack(merged))
+                rows = self._connection.execute("SELECT key, entry FROM cells WHERE place = ? ORDER BY key", (place,))
                 while portion := rows.fetchmany(_PAGE):
-                    yield Change(
-                        node,
-                        slot,
-                        NEVER,
-                        False,
-                        {_key_of(key): self._unpack(entry) for key, entry in portion},
-                    )
+                    cells = {_key_of(key): self._unpack(entry) for key, entry in portion}
+                    yield Change(node, slot, NEVER, wiped=False, cells=cells)
 
     def topics(self) -> dict[str, dict[int, int]]:
         """How many records there are, by topic and partition."""
@@ -173,9 +168,7 @@ class SqliteLog:
             log = self._log(topic, partition)
             return 0 if log is None else self._ends[log]
 
-    def read(
-        self, topic: str, partition: int | None = None, from_offset: int = 0
-    ) -> Iterator[tuple[int, int, Emit]]:
+    def read(self, topic: str, partition: int | None = None, from_offset: int = 0) -> Iterator[tuple[int, int, Emit]]:
         """The records of a topic from an offset on, as (partition, offset, record), by partition and offset.
 
         Their `route` is None: the partition has been chosen.  Records committed while reading are seen.
@@ -190,8 +183,7 @@ class SqliteLog:
             while offset < self.end_offset(topic, each):
                 with self._speaking():
                     rows = self._connection.execute(
-                        "SELECT id, key, value, at, headers FROM messages WHERE id >= ? AND id < ? "
-                        "ORDER BY id LIMIT ?",
+                        "SELECT id, key, value, at, headers FROM messages WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
                         (base + offset, base + _OFFSETS, _PAGE),
                     ).fetchall()
                 if not rows:
@@ -257,8 +249,7 @@ class SqliteLog:
 
     def _damaged(self, topic: str, partition: int, offset: int) -> StateError:
         return StateError(
-            f"{self._lock.path} is damaged: it has lost record {offset} of {topic}[{partition}]; "
-            "restore it from a copy"
+            f"{self._lock.path} is damaged: it has lost record {offset} of {topic}[{partition}]; restore it from a copy"
         )
 
     def _one(self, query: str, name: str) -> Any:
@@ -268,9 +259,7 @@ class SqliteLog:
 
     def _put(self, statement: str, values: Mapping[str, Any]) -> None:
         if values:
-            self._connection.executemany(
-                statement, [(name, self._pack(value)) for name, value in values.items()]
-            )
+            self._connection.executemany(statement, [(name, self._pack(value)) for name, value in values.items()])
 
     def _log(self, topic: str, partition: int) -> int | None:
         """The number of a (topic, partition), with its end in `_ends`."""
@@ -294,11 +283,10 @@ class SqliteLog:
             return
         log = self._log(topic, partition)
         if log is None:
-            self._connection.execute(
-                'INSERT INTO logs (topic, "partition") VALUES (?, ?)', (topic, partition)
-            )
+            self._connection.execute('INSERT INTO logs (topic, "partition") VALUES (?, ?)', (topic, partition))
             log = self._log(topic, partition)
-            assert log is not None
+        if log is None:
+            raise self._damaged(topic, partition, 0)
         pack, end = self._pack, self._ends[log]
         self._connection.executemany(
             "INSERT INTO messages VALUES (?, ?, ?, ?, ?)",
@@ -312,18 +300,14 @@ class SqliteLog:
     def _place(self, place: _Place) -> int:
         found = self._places.get(place)
         if found is None:
-            self._connection.execute(
-                "INSERT OR IGNORE INTO places (task, node, slot) VALUES (?, ?, ?)", place
-            )
+            self._connection.execute("INSERT OR IGNORE INTO places (task, node, slot) VALUES (?, ?, ?)", place)
             found = self._places[place] = self._connection.execute(
                 "SELECT id FROM places WHERE task = ? AND node = ? AND slot = ?", place
             ).fetchone()[0]
         return found
 
     def _change(self, task: str, changes: list[Change]) -> None:
-        """Deletes what is wiped, then appends what is new; of one address only what follows its last
-        wiping.
-        """
+        """Deletes what is wiped, then appends what is new; of one address only what follows its last wiping."""
         wiped: set[tuple[int, int]] = set()
         blocks: dict[tuple[int, int], list[_Cells]] = {}
         for change in changes:
@@ -351,7 +335,7 @@ class SqliteLog:
 
     def _drop_empty(self) -> None:
         """Deletes the times whose cells were all removed one by one, without being wiped."""
-        empty = [each for each in self._thinned if self._merge_blocks(self._blocks(*each), False) is None]
+        empty = [each for each in self._thinned if self._merge_blocks(self._blocks(*each), keep_removals=False) is None]
         self._connection.executemany("DELETE FROM blocks WHERE place = ? AND at = ?", empty)
 
     def _put_cells(self, place: int, cells: _Cells) -> None:
@@ -382,19 +366,15 @@ class SqliteLog:
             ).fetchall()
             start = _merge_from([size for _, size in sizes], self._merge_beyond // 2)
             ids = [(number,) for number, _ in sizes[start:]]
-            merged = self._merge_blocks(self._blocks(place, at, *ids[0]), start > 0)
+            merged = self._merge_blocks(self._blocks(place, at, *ids[0]), keep_removals=start > 0)
             self._connection.executemany("DELETE FROM blocks WHERE id = ?", ids)
             if merged is not None:
-                self._connection.execute(
-                    "INSERT INTO blocks (place, at, block) VALUES (?, ?, ?)", (place, at, merged)
-                )
+                self._connection.execute("INSERT INTO blocks (place, at, block) VALUES (?, ?, ?)", (place, at, merged))
         self._looked_at = self._connection.execute("SELECT max(id) FROM blocks").fetchone()[0] or 0
 
 
 def _merge_from(sizes: list[int], keep: int) -> int:
-    """The index from which blocks are merged: all that are not much larger than those behind them, down to
-    `keep`.
-    """
+    """The index from which blocks are merged: all that are not much larger than those behind them, down to `keep`."""
     start = len(sizes) - 1
     total = sizes[start]
     while start > 0:
@@ -445,7 +425,7 @@ class _Lock:
                     f"{path} is used by process {holder}: wait until it has ended, or name another state file"
                 ) from None
             with suppress(FileNotFoundError):
-                if os.stat(self._beside).st_ino == os.fstat(self._file).st_ino:
+                if self._beside.stat().st_ino == os.fstat(self._file).st_ino:
                     break
             os.close(self._file)  # the one before us took the name away in between
         os.ftruncate(self._file, 0)
@@ -455,7 +435,7 @@ class _Lock:
         """Harmless when done twice."""
         if self._file >= 0:
             with suppress(OSError):
-                os.unlink(self._beside)
+                self._beside.unlink()
             os.close(self._file)
             self._file = -1
 
@@ -467,7 +447,7 @@ def _connect(path: Path, identity: Mapping[str, str | int], max_pages: int | Non
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if tables and connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise StateError(f"{path} is an SQLite file of another program: name another state file")
+            raise StateError(f"{path} is an SQLite file of another program: name another state file")  # noqa: TRY301
         if max_pages is not None:
             connection.execute(f"PRAGMA max_page_count = {int(max_pages)}")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -504,29 +484,22 @@ def _compare(path: Path, meta: Mapping[str, Any], identity: Mapping[str, str | i
     for name in {**identity, **{key[9:]: 0 for key in meta if key.startswith("identity.")}}:
         stored, given = meta.get(f"identity.{name}"), identity.get(name)
         if stored != given:
-            raise StateError(
-                f"{path} was written for {name} {stored}, and this run has {name} {given}: {choices}"
-            )
+            raise StateError(f"{path} was written for {name} {stored}, and this run has {name} {given}: {choices}")
 
 
 def _explained(error: sqlite3.Error, path: Path) -> StreamprocError:
     """What is wrong with the file and what to do."""
-    name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL":
-        return StateError(
-            f"the disk is full: {path} stands at its last commit; free some space and start again, "
-            "nothing is lost"
-        )
-    if name == "SQLITE_NOTADB":
-        return StateError(f"{path} is no state file: name another one")
-    if name.startswith("SQLITE_CANTOPEN"):
+    name = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])  # SQLITE_IOERR_WRITE is an SQLITE_IOERR
+    if name == "SQLITE_CANTOPEN":
         return ConfigError(f"no state can be kept in {path}: it cannot be opened")
-    if name.startswith("SQLITE_READONLY"):
-        return StateError(
-            f"{path} cannot be written: give this user the right to, or name another state file"
-        )
-    if name.startswith("SQLITE_BUSY"):
-        return StateError(f"{path} is being written by another program: let it end, and start again")
-    if name.startswith("SQLITE_CORRUPT"):
-        return StateError(f"{path} is damaged ({error}): restore it from a copy, or remove it to begin anew")
-    return StateError(f"{path} cannot be read or written ({error}): it stands at its last commit")
+    said = _SAID.get(name, "{path} cannot be read or written ({error}): it stands at its last commit")
+    return StateError(said.format(path=path, error=error))
+
+
+_SAID = {
+    "SQLITE_FULL": "the disk is full: {path} stands at its last commit; free some and start again, nothing is lost",
+    "SQLITE_NOTADB": "{path} is no state file: name another one",
+    "SQLITE_READONLY": "{path} cannot be written: give this user the right to, or name another state file",
+    "SQLITE_BUSY": "{path} is being written by another program: let it end, and start again",
+    "SQLITE_CORRUPT": "{path} is damaged ({error}): restore it from a copy, or remove it to begin anew",
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import enum
 import math
 import uuid
@@ -69,15 +69,18 @@ class Modelled:
 
     @classmethod
     def model_validate_json(cls, raw: bytes) -> Modelled:
+        """As of pydantic."""
         return cls.model_validate(msgspec.json.decode(raw))
 
     @classmethod
     def model_validate(cls, value: Any) -> Modelled:
+        """As of pydantic."""
         if not isinstance(value, dict) or not isinstance(value.get("n"), int):
-            raise ValueError("n is no int")
+            raise ValueError("n is no int")  # noqa: TRY004 - as pydantic does
         return cls(value["n"])
 
     def model_dump(self, mode: str = "python") -> dict[str, Any]:
+        """As of pydantic."""
         return {"n": self.n, "mode": mode}
 
     def __eq__(self, other: object) -> bool:
@@ -100,6 +103,7 @@ class Result:
     key: str
 
     def as_json(self) -> dict[str, Any]:
+        """What is written of it."""
         return {"key": self.key, "start": 0}
 
 
@@ -276,7 +280,7 @@ def test_a_failure_says_nothing_of_the_message(type_: Any, raw: bytes) -> None:
 
 def test_values_are_compact_json() -> None:
     """Every way of writing a class is taken, bytes stay, and what JSON has no number for is null."""
-    moment = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    moment = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
     assert SERDE.encode(Point(1, 2.5)) == b'{"x":1,"y":2.5}'
     assert SERDE.encode(Classic(1)) == SERDE.encode(Attrs(1)) == b'{"x":1}'
     assert SERDE.encode({"b": [1, (2, 3)], "a": "ü"}) == '{"b":[1,[2,3]],"a":"ü"}'.encode()
@@ -327,7 +331,7 @@ KEYS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (list[str], st.lists(st.text())),
     (Pair, st.builds(Pair, st.integers(), st.text())),
     (Point, st.builds(Point, st.integers(), st.floats(allow_nan=False, allow_infinity=False))),
-    (datetime.datetime, st.datetimes(timezones=st.just(datetime.UTC))),
+    (dt.datetime, st.datetimes(timezones=st.just(dt.UTC))),
     (uuid.UUID, st.uuids()),
 ]
 

@@ -1,6 +1,4 @@
-"""Lines in and out: every line once, with its number, from anywhere on; and outputs that end where the commit
-ends.
-"""
+"""Lines in and out: every line once, with its number, from anywhere on; and outputs that end where the commit ends."""
 
 from __future__ import annotations
 
@@ -146,9 +144,7 @@ def test_one_field_of_a_line() -> None:
             field_of(raw, "a")
 
 
-pieces = st.lists(
-    st.sampled_from([b"\n", b"\r\n", b"\r", b"a", b"bc", b"{}", b"x" * 30, b"\xef\xbb\xbf"]), max_size=30
-)
+pieces = st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"a", b"bc", b"{}", b"x" * 30, b"\xef\xbb\xbf"]), max_size=30)
 
 
 def model(texts: list[bytes], most: int = 1000) -> list[tuple[int, bytes]]:
@@ -192,9 +188,7 @@ def test_every_line_comes_once_and_again_from_any_bookmark(
             marks = [(0, one.bookmark(0))]
             found: list[Row] = []
             while runs := one.read(limit):
-                found += [
-                    (o, r.partition, None, v) for r in runs for o, v in zip(r.offsets, r.values, strict=True)
-                ]
+                found += [(o, r.partition, None, v) for r in runs for o, v in zip(r.offsets, r.values, strict=True)]
                 if found:
                     offset = data.draw(st.integers(0, max(found)[0] + 1))
                     marks.append((offset, one.bookmark(offset)))
@@ -321,7 +315,7 @@ def test_a_file_that_was_cut_or_replaced_is_refused(write: Any, name: str) -> No
             everything(path, mark)
 
 
-def test_a_followed_file_may_not_be_rewritten(write: Any, tmp_path: Path) -> None:
+def test_a_followed_file_may_not_be_rewritten(write: Any) -> None:
     """Cut or replaced under our eyes, it is refused."""
     path = write(b"1\n2\n3\n")
     with closing(source(path, follow=True)) as one:
@@ -497,9 +491,7 @@ def test_a_value_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_leaves_whole_lines(tmp_path: Path) -> None:
-    """A limit on the size of files does for a disk: the half line goes, and the output can be gone on
-    with.
-    """
+    """A limit on the size of files does for a disk: the half line goes, and the output can be gone on with."""
     code = """
 import resource, signal, sys
 from streamproc.adapters.jsonlines import JsonLinesOutput
@@ -519,7 +511,7 @@ print(out.sync())
     path = tmp_path / "out.jsonl"
     said = subprocess.run(
         [sys.executable, "-c", code, str(path)],
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         check=True,
         capture_output=True,
         text=True,

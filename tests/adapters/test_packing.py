@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -125,7 +126,7 @@ def classic(value: Any) -> Classic:
     return made
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:  # noqa: PLR0911 - one case a kind of value
     """Equal, of equal types, all the way down, in order; NaN equals itself and -0.0 not 0.0."""
     if type(one) is not type(other):
         return False
@@ -208,9 +209,7 @@ def test_the_same_value_gives_the_same_bytes(value: Any) -> None:
     assert pack(unpack(packed)) == packed
 
 
-cells = st.dictionaries(
-    st.text(max_size=3) | st.binary(max_size=3), st.none() | st.lists(tree, max_size=4), max_size=6
-)
+cells = st.dictionaries(st.text(max_size=3) | st.binary(max_size=3), st.none() | st.lists(tree, max_size=4), max_size=6)
 
 
 @given(cells)
@@ -220,21 +219,21 @@ def test_a_block_of_cells_is_kept(block: dict[str | bytes, list[Any] | None]) ->
 
 
 @given(st.lists(cells, max_size=4), st.booleans())
-def test_merged_blocks_hold_the_newest_entries(blocks: list[Any], keep_removals: bool) -> None:
+def test_merged_blocks_hold_the_newest_entries(blocks: list[Any], keep_removals: bool) -> None:  # noqa: FBT001 - Hypothesis gives it
     """As dicts do, with removals kept only where something older may follow."""
     newest: dict[Any, Any] = {}
     for block in blocks:
         newest.update(block)
     if not keep_removals:
         newest = {key: entry for key, entry in newest.items() if entry is not None}
-    assert merge(map(pack, blocks), keep_removals) == (pack(newest) if newest else None)
+    assert merge(map(pack, blocks), keep_removals=keep_removals) == (pack(newest) if newest else None)
 
 
 def test_a_block_that_is_none_is_damage() -> None:
     """Merging finds it."""
     for raw in (b"", pack(1), pack([]), b"\xff"):
         with pytest.raises(StateError, match="damaged"):
-            merge([raw], True)
+            merge([raw], keep_removals=True)
 
 
 @given(st.lists(st.lists(st.integers() | st.floats() | st.text(), max_size=3), max_size=3))
@@ -254,7 +253,7 @@ def test_bytes_do_not_depend_on_hash_seeds() -> None:
     found = {
         subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path.cwd())},
             check=True,
             capture_output=True,
         ).stdout
@@ -312,13 +311,16 @@ def test_depth_is_bounded() -> None:
 class Zone(tzinfo):
     """A time zone of the user's own."""
 
-    def utcoffset(self, at: datetime | None, /) -> timedelta:
+    def utcoffset(self, _: datetime | None, /) -> timedelta:
+        """Never asked for."""
         return timedelta(0)
 
-    def dst(self, at: datetime | None, /) -> timedelta:
+    def dst(self, _: datetime | None, /) -> timedelta:
+        """Never asked for."""
         return timedelta(0)
 
-    def tzname(self, at: datetime | None, /) -> str:
+    def tzname(self, _: datetime | None, /) -> str:
+        """Never asked for."""
         return "own"
 
 
@@ -387,9 +389,7 @@ def test_stored_bytes_import_nothing_and_call_nothing(name: str) -> None:
 
 
 def test_a_class_may_gain_fields_with_defaults_and_nothing_else() -> None:
-    """What was stored before a class changed is read where that is safe, and refused with the class's name
-    where not.
-    """
+    """What was stored before a class changed is read where that is safe, and else refused with its name."""
     here = __name__
     assert unpack(stored(15, f"{here}:Point", ["x"], 1)) == Point(1, 0)
     assert same(unpack(stored(15, f"{here}:Attrs", ["x"], 1)), Attrs(1, []))
@@ -438,12 +438,10 @@ def test_pydantic_models_are_kept() -> None:
 def test_special_floats_keep_every_bit() -> None:
     """NaN, the infinities and minus zero."""
     value = [math.nan, math.inf, -math.inf, -0.0, 5e-324]
-    assert [struct.pack("d", each) for each in unpack(pack(value))] == [
-        struct.pack("d", each) for each in value
-    ]
-    assert unpack(pack((date.min, datetime.max, time.min, timedelta.max))) == (
+    assert [struct.pack("d", each) for each in unpack(pack(value))] == [struct.pack("d", each) for each in value]
+    assert unpack(pack((date.min, datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC), time.min, timedelta.max))) == (
         date.min,
-        datetime.max,
+        datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC),
         time.min,
         timedelta.max,
     )
