@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from streamproc.core import operators as ops
 from streamproc.core.aggregates import Aggregate, Count, Reduce, folding
@@ -67,7 +67,7 @@ class Topology:
     def source(
         self,
         topic: str,
-        type: type[V],  # noqa: A002 - the word users know
+        type: type[V],
         *,
         event_time: Callable[[V], EventTime] | None = None,
         disorder: Duration = "0s",
@@ -80,7 +80,7 @@ class Topology:
     def source(
         self,
         topic: str,
-        type: type[V],  # noqa: A002
+        type: type[V],
         *,
         key: type[K],
         event_time: Callable[[V], EventTime] | None = None,
@@ -119,16 +119,12 @@ class Topology:
             None if max_future is None else duration("max_future", max_future),
             start,
         )
-        for number, node in enumerate(self._nodes):
-            if node.source is not None and node.source.topic == topic:
-                if node.source != spec:
-                    raise TopologyError(
-                        f"source {topic!r} is declared twice with different arguments: "
-                        "declare it once and use the stream twice"
-                    )
-                break
-        else:
-            number = self._add(ops.Keyed() if key is not None else ops.Pass(), (), source=spec)
+        known = [n for n, node in enumerate(self._nodes) if node.source is not None and node.source.topic == topic]
+        if known and self._nodes[known[0]].source != spec:
+            raise TopologyError(
+                f"source {topic!r} is declared twice with different arguments: declare it once and use the stream twice"
+            )
+        number = known[0] if known else self._add(ops.Keyed() if key is not None else ops.Pass(), (), source=spec)
         return Keyed(self, number) if key is not None else Stream(self, number)
 
     def graph(self) -> Graph:
@@ -193,7 +189,9 @@ class Stream(Generic[V]):
         """The records of all streams, each in its order."""
         return Stream(self.topology, _merge(self, others))
 
-    def on_error(self, *reasons: str, then: Then = "dead_letter", retry: int = 0, topic: str | None = None) -> Stream[V]:
+    def on_error(
+        self, *reasons: str, then: Then = "dead_letter", retry: int = 0, topic: str | None = None
+    ) -> Stream[V]:
         """What the node before this does with records it cannot process (S42); no reasons mean all.
 
         `retry` repeats a failed call so many times first.  `dead_letter` needs `topic`, or one on the topology.
@@ -209,7 +207,7 @@ class Stream(Generic[V]):
         """An own operator; `name` is the identity of its state."""
         return Stream(self.topology, self._then(_own(operator), _named(name)))
 
-    def to(  # noqa: PLR0913 - each by name
+    def to(
         self,
         topic: str | Callable[[V], str],
         *,
@@ -274,7 +272,7 @@ class Keyed(Generic[K, V]):
         """An own operator with state per key; it must leave the key as it is.  `name` is the identity of its state."""
         return Keyed(self.topology, self._then(_own(operator), _named(name)))
 
-    def to(  # noqa: PLR0913 - each by name
+    def to(
         self,
         topic: str | Callable[[V], str],
         *,
@@ -333,34 +331,90 @@ class Windowed(Generic[K, V, E]):
 
     @overload
     def agg(
-        self, a1: Aggregate[V, Any, R1], a2: Aggregate[V, Any, R2], a3: Aggregate[V, Any, R3], /, *, name: str, emit: Emission = "on_close"
+        self,
+        a1: Aggregate[V, Any, R1],
+        a2: Aggregate[V, Any, R2],
+        a3: Aggregate[V, Any, R3],
+        /,
+        *,
+        name: str,
+        emit: Emission = "on_close",
     ) -> Keyed[K, WindowResult[K, tuple[R1, R2, R3], E]]: ...
 
     @overload
     def agg(
-        self, a1: Aggregate[V, Any, R1], a2: Aggregate[V, Any, R2], a3: Aggregate[V, Any, R3], a4: Aggregate[V, Any, R4], /, *, name: str, emit: Emission = "on_close"
+        self,
+        a1: Aggregate[V, Any, R1],
+        a2: Aggregate[V, Any, R2],
+        a3: Aggregate[V, Any, R3],
+        a4: Aggregate[V, Any, R4],
+        /,
+        *,
+        name: str,
+        emit: Emission = "on_close",
     ) -> Keyed[K, WindowResult[K, tuple[R1, R2, R3, R4], E]]: ...
 
     @overload
     def agg(
-        self, a1: Aggregate[V, Any, R1], a2: Aggregate[V, Any, R2], a3: Aggregate[V, Any, R3], a4: Aggregate[V, Any, R4], a5: Aggregate[V, Any, R5], /, *, name: str, emit: Emission = "on_close"
+        self,
+        a1: Aggregate[V, Any, R1],
+        a2: Aggregate[V, Any, R2],
+        a3: Aggregate[V, Any, R3],
+        a4: Aggregate[V, Any, R4],
+        a5: Aggregate[V, Any, R5],
+        /,
+        *,
+        name: str,
+        emit: Emission = "on_close",
     ) -> Keyed[K, WindowResult[K, tuple[R1, R2, R3, R4, R5], E]]: ...
 
     @overload
     def agg(
-        self, a1: Aggregate[V, Any, R1], a2: Aggregate[V, Any, R2], a3: Aggregate[V, Any, R3], a4: Aggregate[V, Any, R4], a5: Aggregate[V, Any, R5], a6: Aggregate[V, Any, R6], /, *, name: str, emit: Emission = "on_close"
+        self,
+        a1: Aggregate[V, Any, R1],
+        a2: Aggregate[V, Any, R2],
+        a3: Aggregate[V, Any, R3],
+        a4: Aggregate[V, Any, R4],
+        a5: Aggregate[V, Any, R5],
+        a6: Aggregate[V, Any, R6],
+        /,
+        *,
+        name: str,
+        emit: Emission = "on_close",
     ) -> Keyed[K, WindowResult[K, tuple[R1, R2, R3, R4, R5, R6], E]]: ...
 
     @overload
     def agg(
-        self, a1: Aggregate[V, Any, R1], a2: Aggregate[V, Any, R2], a3: Aggregate[V, Any, R3], a4: Aggregate[V, Any, R4], a5: Aggregate[V, Any, R5], a6: Aggregate[V, Any, R6], a7: Aggregate[V, Any, R7], /, *, name: str, emit: Emission = "on_close"
+        self,
+        a1: Aggregate[V, Any, R1],
+        a2: Aggregate[V, Any, R2],
+        a3: Aggregate[V, Any, R3],
+        a4: Aggregate[V, Any, R4],
+        a5: Aggregate[V, Any, R5],
+        a6: Aggregate[V, Any, R6],
+        a7: Aggregate[V, Any, R7],
+        /,
+        *,
+        name: str,
+        emit: Emission = "on_close",
     ) -> Keyed[K, WindowResult[K, tuple[R1, R2, R3, R4, R5, R6, R7], E]]: ...
 
     @overload
     def agg(
-        self, a1: Aggregate[V, Any, R1], a2: Aggregate[V, Any, R2], a3: Aggregate[V, Any, R3], a4: Aggregate[V, Any, R4], a5: Aggregate[V, Any, R5], a6: Aggregate[V, Any, R6], a7: Aggregate[V, Any, R7], a8: Aggregate[V, Any, R8], /, *, name: str, emit: Emission = "on_close"
+        self,
+        a1: Aggregate[V, Any, R1],
+        a2: Aggregate[V, Any, R2],
+        a3: Aggregate[V, Any, R3],
+        a4: Aggregate[V, Any, R4],
+        a5: Aggregate[V, Any, R5],
+        a6: Aggregate[V, Any, R6],
+        a7: Aggregate[V, Any, R7],
+        a8: Aggregate[V, Any, R8],
+        /,
+        *,
+        name: str,
+        emit: Emission = "on_close",
     ) -> Keyed[K, WindowResult[K, tuple[R1, R2, R3, R4, R5, R6, R7, R8], E]]: ...
-
 
     @overload
     def agg(
@@ -368,7 +422,11 @@ class Windowed(Generic[K, V, E]):
     ) -> Keyed[K, WindowResult[K, Any, E]]: ...
 
     def agg(
-        self, *aggregates: Aggregate[V, Any, Any], name: str, emit: Emission = "on_close", **fields: Aggregate[V, Any, Any]
+        self,
+        *aggregates: Aggregate[V, Any, Any],
+        name: str,
+        emit: Emission = "on_close",
+        **fields: Aggregate[V, Any, Any],
     ) -> Keyed[K, WindowResult[K, Any, E]]:
         """Aggregates in one pass: one gives its value, several a tuple, named ones a record with those fields."""
         if bool(aggregates) == bool(fields):

@@ -1,9 +1,9 @@
-"""What the laws are tried on: random topologies, random logs from a tiny dense domain, and a run of one on the other."""
+"""What the laws are tried on: random topologies, random logs from a tiny dense domain, and runs of one on the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -31,7 +31,6 @@ from streamproc import (
     Trailing,
     Tumbling,
     Variance,
-    WindowResult,
 )
 from streamproc.adapters.codecs import JsonSerde
 from streamproc.core.batch import Counts, DeadLetter
@@ -110,8 +109,8 @@ class FirstPerKey:
     def on_run(self, run: Iterable[Record[Any, Event]], ctx: Context) -> Iterable[Record[Any, Event]]:
         for record in run:
             if ctx.get(NEVER, record.key) is None:
-                ctx.put(NEVER, record.key, True)
-                ctx.put(record.at + self.ttl, record.key, True)
+                ctx.put(NEVER, record.key, 1)
+                ctx.put(record.at + self.ttl, record.key, 1)
                 if record.value.x == 6:
                     raise ValueError("x is 6")
                 yield record
@@ -190,7 +189,7 @@ class Shape:
         name = f"n{number}"
         late = {"late": "late"} if self.late else {}
         if end == "sink":
-            stream.to("out").__class__  # noqa: B018
+            stream.to("out")
             return
         keyed = stream.key_by(lambda e: None if e.x == 2 else e.key).on_error(then=self.then)
         grace = ms(self.grace)
@@ -221,7 +220,17 @@ class Shape:
 
 STEPS = st.lists(st.sampled_from(["filter", "map", "flat_map", "key_by", "key_by_x"]), max_size=2).map(tuple)
 ENDS = st.sampled_from(
-    ["tumbling", "tumbling", "hopping", "hopping_uneven", "trailing", "tumbling_updates", "trailing_updates", "via", "sink"]
+    [
+        "tumbling",
+        "tumbling",
+        "hopping",
+        "hopping_uneven",
+        "trailing",
+        "tumbling_updates",
+        "trailing_updates",
+        "via",
+        "sink",
+    ]
 )
 SHAPES = st.builds(
     Shape,
@@ -269,87 +278,97 @@ class Outcome:
 def run(
     topology: Topology,
     logs: Mapping[str, list[bytes]],
-    cut: Cut = Cut(),  # noqa: B008 - frozen
+    cut: Cut = Cut(),
     *,
     fused: bool = True,
     partitions: int = 1,
 ) -> Outcome:
     """Feed logs to a topology, cut as told, with commits and crashes, and close it all at the end."""
-    plan = build(topology.graph(), partitions)
-    serde = JsonSerde()
-    stores: dict[str, MemoryStore] = {}
-    positions: dict[str, Any] = {}
-    outcome = Outcome()
-    pending: list[Counts] = []
+    world = World(topology, logs, fused=fused, partitions=partitions)
+    turn = 0
+    while any(world.read[topic] < len(logs[topic]) for topic in logs):
+        for topic in logs:
+            world.offer(topic, cut.sizes[turn % len(cut.sizes)])
+            match cut.after[turn % len(cut.after)]:
+                case "commit":
+                    world.commit()
+                case "crash":
+                    world.crash()
+            turn += 1
+    return world.close()
 
-    def engine() -> Engine:
-        return Engine(plan, serde, lambda task: stores.setdefault(task, MemoryStore()), positions.get, fused=fused)
 
-    def work(at: Engine) -> None:
-        pending.extend(worked.step.counts for worked in at.work())
+class World:
+    """A topology at work on logs, with what survives a crash: stores, positions, and what was committed."""
 
-    def commit(at: Engine) -> None:
-        made = at.pending(0)
-        positions.update(made.positions)
-        letters = at.committed(made)
-        outcome.dead.extend(replace_stack(letter) for letter in letters)
+    def __init__(self, topology: Topology, logs: Mapping[str, list[bytes]], *, fused: bool, partitions: int) -> None:
+        self.plan = build(topology.graph(), partitions)
+        self.logs = logs
+        self.fused = fused
+        self.stores: dict[str, MemoryStore] = {}
+        self.positions: dict[str, Any] = {}
+        self.outcome = Outcome()
+        self.read = dict.fromkeys(logs, 0)
+        self.pending: list[Counts] = []
+        self.engine = self._engine()
+
+    def _engine(self) -> Engine:
+        stores, positions = self.stores, self.positions
+        return Engine(
+            self.plan, JsonSerde(), lambda task: stores.setdefault(task, MemoryStore()), positions.get, fused=self.fused
+        )
+
+    def _work(self) -> None:
+        self.pending.extend(worked.step.counts for worked in self.engine.work())
+
+    def _offer(self, topic: str, first: Callable[[int], int]) -> None:
+        """Everything that has been read from `first(partition)` on, line n in partition n mod N."""
+        for number in range(self.plan.partitions):
+            chosen = [n for n in range(first(number), self.read[topic]) if n % self.plan.partitions == number]
+            if chosen:
+                keys = [str(n % 3).encode() if n % 7 else None for n in chosen]
+                self.engine.offer(topic, Run(number, chosen, [self.logs[topic][n] for n in chosen], keys), 0)
+
+    def offer(self, topic: str, count: int) -> None:
+        """So many more messages of a topic."""
+        start = self.read[topic]
+        self.read[topic] = min(len(self.logs[topic]), start + count)
+        self._offer(topic, lambda _: start)
+        self._work()
+
+    def crash(self) -> None:
+        """What was not committed is gone, and is read again."""
+        self.pending.clear()
+        self.engine = self._engine()
+        for topic in self.logs:
+            self._offer(topic, lambda number, topic=topic: self.engine.position(topic, number))  # type: ignore[misc]
+        self._work()
+
+    def commit(self) -> None:
+        """What was done stands."""
+        made = self.engine.pending(0)
+        self.positions |= made.positions
+        self.outcome.dead += [letter._replace(stacktrace="") for letter in self.engine.committed(made)]
         for place, rows in made.emits.items():
             if place[0] != "dead":
-                outcome.rows.setdefault(place, []).extend(rows)
-        for counts in pending:
+                self.outcome.rows.setdefault(place, []).extend(rows)
+        for counts in self.pending:
             for name in Counts.__slots__:
-                total = outcome.counts.setdefault(name, {})
+                total = self.outcome.counts.setdefault(name, {})
                 for what, number in getattr(counts, name).items():
                     total[what] = total.get(what, 0) + number
-        pending.clear()
+        self.pending.clear()
 
-    def offer(at: Engine, topic: str, start: int, stop: int) -> None:
-        for number in range(partitions):
-            chosen = [index for index in range(start, stop) if index % partitions == number]
-            if chosen:
-                keys = [str(index % 3).encode() if index % 7 else None for index in chosen]
-                at.offer(topic, Run(number, chosen, [logs[topic][index] for index in chosen], keys), 0)
-
-    now = engine()
-    read = dict.fromkeys(logs, 0)
-    turn = 0
-    while any(read[topic] < len(logs[topic]) for topic in logs):
-        for topic in logs:
-            stop = min(len(logs[topic]), read[topic] + cut.sizes[turn % len(cut.sizes)])
-            offer(now, topic, read[topic], stop)
-            read[topic] = stop
-            work(now)
-            after = cut.after[turn % len(cut.after)]
-            turn += 1
-            if after == "commit":
-                commit(now)
-            elif after == "crash":
-                pending.clear()
-                now = engine()
-                for again in logs:
-                    for number in range(partitions):
-                        first = now.position(again, number)
-                        chosen = [i for i in range(first, read[again]) if i % partitions == number]
-                        if chosen:
-                            keys = [str(i % 3).encode() if i % 7 else None for i in chosen]
-                            now.offer(again, Run(number, chosen, [logs[again][i] for i in chosen], keys), 0)
-                work(now)
-    for topic in logs:
-        now.end(topic)
-        work(now)
-    commit(now)
-    assert now.ended
-    for _, task in now.tasks():
-        for site in task.stateful:
-            for cells in site.cells:
-                for (at, key), entry in cells.live().items():
-                    outcome.left.setdefault(site.place.name, {})[cells.slot, at, key] = entry
-    return outcome
-
-
-def replace_stack(letter: DeadLetter) -> DeadLetter:
-    """A dead letter without its stack trace, which differs between the plain and the generated loop."""
-    return letter._replace(stacktrace="")
-
-
-__all__ = ["CUTS", "EVENTS", "LOGS", "SHAPES", "Cut", "Event", "Outcome", "Shape", "WindowResult", "replace", "run"]
+    def close(self) -> Outcome:
+        """All inputs end, everything closes; what is left in state is told."""
+        for topic in self.logs:
+            self.engine.end(topic)
+            self._work()
+        self.commit()
+        assert self.engine.ended
+        for _, task in self.engine.tasks():
+            for site in task.stateful:
+                for cells in site.cells:
+                    for (at, key), entry in cells.live().items():
+                        self.outcome.left.setdefault(site.place.name, {})[cells.slot, at, key] = entry
+        return self.outcome

@@ -20,12 +20,10 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from operator import add, itemgetter
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, overload, runtime_checkable
+from typing import Any, Final, Generic, Protocol, TypeVar, overload, runtime_checkable
 
 from streamproc.core import sketches
-
-Position: TypeAlias = tuple[str | int, ...]
-"""Where a record stands among those of equal timestamp, as (topic, partition, offset): compared as it is."""
+from streamproc.core.batch import NOWHERE, Position
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -471,7 +469,7 @@ class TopK(Generic[V, C]):
         """No values."""
         return []
 
-    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = ()) -> list[Any]:
+    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = NOWHERE) -> list[Any]:
         """One more value, where it belongs."""
         return self._place(acc, ((at, position), self.of(value)))
 
@@ -546,7 +544,7 @@ class First(Generic[V, X]):
         """None: nothing yet."""
         return None
 
-    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = ()) -> Any:
+    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = NOWHERE) -> Any:
         """The earlier of both."""
         return _earlier(acc, ((at, position), self.of(value)))
 
@@ -582,7 +580,7 @@ class Last(Generic[V, X]):
         """None: nothing yet."""
         return None
 
-    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = ()) -> Any:
+    def add(self, acc: Any, value: V, /, at: int = 0, position: Position = NOWHERE) -> Any:
         """The later of both."""
         return _later(acc, ((at, position), self.of(value)))
 
@@ -626,7 +624,7 @@ class Collect(Generic[V, X]):
         """No values."""
         return []
 
-    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = ()) -> list[Any]:
+    def add(self, acc: list[Any], value: V, /, at: int = 0, position: Position = NOWHERE) -> list[Any]:
         """One more value, where it belongs."""
         return _filed(acc, ((at, position), self.of(value)))
 

@@ -19,6 +19,8 @@ V = TypeVar("V", covariant=True)
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 Position: TypeAlias = tuple[str, int, int]
 """Breaks ties between equal timestamps (S13): (topic, partition, offset); of a window result ("", -1, start)."""
+NOWHERE: Position = ("", -1, -1)
+"""The position of what came from no record."""
 
 START = -(2**63)
 END = 2**63 - 2
@@ -29,7 +31,7 @@ FARTHEST = 2**62
 
 def earlier(watermark: int, by: int) -> int:
     """The watermark `by` ms before another; the infinite ones stay what they are."""
-    return watermark if watermark == START or watermark == END else watermark - by
+    return watermark if watermark in {START, END} else watermark - by
 
 
 class Record(NamedTuple, Generic[K, V]):

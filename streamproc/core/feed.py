@@ -8,14 +8,15 @@ A message that is refused here leaves at once: its refusal stands in the batch w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streamproc.core.batch import END, START, Batch, Crossing, Headers, Position, Raw, Refusal
 from streamproc.core.errors import StreamprocError
 from streamproc.core.plan import SourceSpec
-from streamproc.core.progress import instants, merge
+from streamproc.core.progress import Timed, instants, merge
 
 Decode = Callable[[Sequence[bytes | None]], tuple[list[Any], list[tuple[int, Exception]]]]
 SLICE = 500
@@ -47,7 +48,7 @@ class Slice:
     marks: list[tuple[int, int, int]] = field(default_factory=list)
 
 
-def decoded(
+def decoded(  # noqa: PLR0913 - half of them by name
     number: int,
     spec: SourceSpec,
     decoders: Decoders,
@@ -63,53 +64,59 @@ def decoded(
     timestamps, taken where the source has no `event_time`.
     """
     values, failed = decoders.value(raw.values)
-    keys: list[Any] | None = list(raw.keys) if raw.keys is not None else None
-    refused: dict[int, tuple[int, Exception]] = {index: (START, error) for index, error in failed}
+    refused = dict(failed)
+    keys: list[Any] | None = None if raw.keys is None else list(raw.keys)
     if decoders.key is not None and keys is not None:
         keys, lost = decoders.key(keys)
-        for index, error in lost:
-            refused.setdefault(index, (START, error))
+        refused = dict(lost) | refused
     limit = None if now is None or spec.max_future is None else now + spec.max_future
+    times, untimed = _times(spec, values, refused, limit, stamps)
+    refused = dict(untimed) | refused
+    whole = Slice(number, values, times, offsets, offsets[-1] + 1 if offsets else None, keys, raw=raw)
+    whole.headers = None if raw.headers is None else list(raw.headers)
+    return _without(whole, refused) if refused else whole
+
+
+def _times(
+    spec: SourceSpec,
+    values: list[Any],
+    refused: Mapping[int, Exception],
+    limit: int | None,
+    stamps: Sequence[int] | None,
+) -> Timed:
+    """The instants of a slice; those of messages refused before are START."""
     if spec.event_time is None:
         if stamps is None:
             raise StreamprocError(f"source {spec.topic!r} has no event_time, and its transport has no timestamps")
-        own = dict(enumerate(stamps))
-        timed = instants(range(len(values)), own.__getitem__, limit)
-    elif refused:
-        good = [index for index in range(len(values)) if index not in refused]
-        found = instants([values[index] for index in good], spec.event_time, limit)
-        times = [START] * len(values)
-        for index, at in zip(good, found.times, strict=True):
-            times[index] = at
-        timed = found._replace(times=times, failed=[(good[index], error) for index, error in found.failed])
-    else:
-        timed = instants(values, spec.event_time, limit)
-    for index, error in timed.failed:
-        refused.setdefault(index, (START, error))
-    following = offsets[-1] + 1 if offsets else None
+        return instants(range(len(values)), stamps.__getitem__, limit)
     if not refused:
-        return Slice(number, values, timed.times, offsets, following, keys, list(raw.headers) if raw.headers else None, None, None, raw)
-    kept = [index for index in range(len(values)) if index not in refused]
-    before = 0
-    refusals = []
-    for index in range(len(values)):
-        if index in refused:
-            at, error = refused[index]
-            refusals.append(Refusal(before, number, index, offsets[index], at, error))
-        else:
-            before += 1
+        return instants(values, spec.event_time, limit)
+    good = [index for index in range(len(values)) if index not in refused]
+    found = instants([values[index] for index in good], spec.event_time, limit)
+    times = [START] * len(values)
+    for index, at in zip(good, found.times, strict=True):
+        times[index] = at
+    return Timed(times, [(good[index], error) for index, error in found.failed])
+
+
+def _without(whole: Slice, refused: Mapping[int, Exception]) -> Slice:
+    """A slice whose refused messages stand as refusals between the records that are left."""
+    kept = [index for index in range(len(whole.values)) if index not in refused]
+    assert isinstance(whole.inputs, int)
     return Slice(
-        number,
-        [values[index] for index in kept],
-        [timed.times[index] for index in kept],
-        [offsets[index] for index in kept],
-        following,
-        None if keys is None else [keys[index] for index in kept],
-        None if raw.headers is None else [raw.headers[index] for index in kept],
-        None,
-        kept,
-        raw,
-        refusals,
+        whole.inputs,
+        [whole.values[index] for index in kept],
+        [whole.times[index] for index in kept],
+        [whole.offsets[index] for index in kept],
+        whole.next_offset,
+        None if whole.keys is None else [whole.keys[index] for index in kept],
+        None if whole.headers is None else [whole.headers[index] for index in kept],
+        origins=kept,
+        raw=whole.raw,
+        refusals=[
+            Refusal(bisect_left(kept, index), whole.inputs, index, whole.offsets[index], START, refused[index])
+            for index in sorted(refused)
+        ],
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from streamproc.core.aggregates import Folding
 from streamproc.core.batch import FARTHEST, Crossing, Emit
 from streamproc.core.errors import TaskFailed
-from streamproc.core.operators import Branch, Cross, Filter, Keyed, KeyBy, Map, Pass, Sink, Split
+from streamproc.core.operators import Branch, Cross, Filter, KeyBy, Keyed, Map, Pass, Sink, Split
 from streamproc.core.plan import Place, Plan, Stage, shown
 from streamproc.core.state import key_id
 from streamproc.core.task import Task
@@ -34,7 +34,7 @@ FAR = 4 * FARTHEST
 """An instant beyond all: both ends of a span that holds nothing."""
 
 
-class Aside(Exception):  # noqa: N818 - never leaves a loop
+class Aside(Exception):
     """This record is no plain sailing: it takes the plain way."""
 
 
@@ -60,7 +60,7 @@ def _compiled(loop: _Loop) -> Callable[..., None] | None:
     if not loop.source:
         return None
     names = dict(loop.names)
-    exec(_bytecode(loop.source), names)  # noqa: S102 - this is what generating code comes to
+    exec(_bytecode(loop.source), names)
     made: Callable[..., None] = names["loop"]
     return made
 
@@ -132,7 +132,9 @@ class _Loop:
         rekeyed = any(isinstance(self._op(number), KeyBy) for number in self.trunk)
         self.needs_key = any(
             isinstance(self._op(number), Keyed) for path in self.paths for number in (*self.trunk, *path.chain)
-        ) or not all(rekeyed or any(isinstance(self._op(number), KeyBy) for number in path.chain) for path in self.paths)
+        ) or not all(
+            rekeyed or any(isinstance(self._op(number), KeyBy) for number in path.chain) for path in self.paths
+        )
         self.has_key = rekeyed or self.needs_key
         self._body(parted=parted)
         self.source = self._whole()
@@ -263,20 +265,7 @@ class _Loop:
             self.text.say(f"v{branch} = v", f"k{branch} = k" if self.has_key else "")
             with ExitStack() as blocks:
                 for number in path.chain:
-                    before = left
-                    match self._op(number):
-                        case Map(f):
-                            self.text.say(f"v{branch} = {self._bind('map', f)}(v{branch})")
-                        case Filter(f):
-                            left = f"{left} - {self._counter(f'gone{number}')}"
-                            self.text.say(f"at{branch} = {number}")
-                            blocks.enter_context(self.text.block(f"if {self._bind('filter', f)}(v{branch}):"))
-                        case KeyBy(f):
-                            self.text.say(f"k{branch} = {self._bind('key', f)}(v{branch})")
-                            self.text.say(f"if k{branch} is None: raise Aside")
-                        case Keyed():
-                            self.text.say(f"if k{branch} is None: raise Aside")
-                    self._tally(number, before, left)
+                    left = self._branched(number, branch, left, blocks)
                 if path.end is not None and path.end not in self.handed:
                     self._evaluate(path.end, f"v{branch}", f"k{branch}")
                 self.text.say(f"at{branch} = -1" if gates else "")
@@ -289,6 +278,24 @@ class _Loop:
             self.text.say(*(f"if at{branch} == {number}: gone{number} += 1" for number in gates))
         if self.handed:
             self._settle_pushed()
+
+    def _branched(self, number: int, branch: int, entered: str, blocks: ExitStack) -> str:
+        """One stateless node of a branch, whose variables bear the branch's number; answers with what left it."""
+        v, k = f"v{branch}", f"k{branch}"
+        left = entered
+        match self._op(number):
+            case Map(f):
+                self.text.say(f"{v} = {self._bind('map', f)}({v})")
+            case Filter(f):
+                left = f"{entered} - {self._counter(f'gone{number}')}"
+                self.text.say(f"at{branch} = {number}")
+                blocks.enter_context(self.text.block(f"if {self._bind('filter', f)}({v}):"))
+            case KeyBy(f):
+                self.text.say(f"{k} = {self._bind('key', f)}({v})", f"if {k} is None: raise Aside")
+            case Keyed():
+                self.text.say(f"if {k} is None: raise Aside")
+        self._tally(number, entered, left)
+        return left
 
     def _push_all(self, settled: list[tuple[int, _Path, list[int], str]]) -> None:
         """Nodes that are no part of the loop get their records, all of them or none."""
@@ -326,7 +333,9 @@ class _Loop:
         self._begin("encode, encode_key = task.writer")
         if isinstance(self._op(end), Cross):
             self._begin(f"out{end} = task.crossings[{self._op(end).topic!r}]")
-            self.text.say(f"kb{end} = encode_key({k})", f"row{end} = new(Crossing, ({k}, {v}, ts, h, place(), kb{end}))")
+            self.text.say(
+                f"kb{end} = encode_key({k})", f"row{end} = new(Crossing, ({k}, {v}, ts, h, place(), kb{end}))"
+            )
             return
         self._begin(f"out{end} = task.outs[{self._op(end).topic!r}]")
         self.text.say(
@@ -355,10 +364,16 @@ class _Loop:
         whole = _Text()
         with whole.block("def loop(task, batch, number, start, stop):"):
             ends = [f"{self.places[p.end].name}: {shown(self._op(p.end))}" for p in self.paths if p.end is not None]
-            whole.say('"""' + " -> ".join(self.places[number].name for number in self.trunk), *(f"    -> {e}" for e in ends), '"""')
+            whole.say(
+                '"""' + " -> ".join(self.places[number].name for number in self.trunk),
+                *(f"    -> {e}" for e in ends),
+                '"""',
+            )
             whole.say("time, disorder = task.times[number], task.disorders[task.inputs[number].inlet]")
             whole.say("flow, plain = task.flow_of(number), task.plain_of(number)")
-            whole.say("top, due, watermark = time.top, task.due() + disorder, time.watermark" if self.moving else "top = None")
+            whole.say(
+                "top, due, watermark = time.top, task.due() + disorder, time.watermark" if self.moving else "top = None"
+            )
             whole.say("handed = 0", *self.start, self.forget)
             whole.say("it = iter(batch.values[start:stop]); left = it.__length_hint__; n = stop - start")
             whole.say("index = lambda: stop - left() - 1")
@@ -472,11 +487,15 @@ class _Fold:
                 say(f"e{n} = [{k}, {', '.join(self._first(f, f'x{n}_{j}') for j, f in enumerate(self.foldings))}]")
             with self.text.block("else:  # a copy, for what is committed is never written through"):
                 renewed = [
-                    self._filled(f, "copy", a=f"e{n}[{j + 1}]") if j in self.mutated else self._next(f, f"e{n}[{j + 1}]", f"x{n}_{j}")
+                    self._filled(f, "copy", a=f"e{n}[{j + 1}]")
+                    if j in self.mutated
+                    else self._next(f, f"e{n}[{j + 1}]", f"x{n}_{j}")
                     for j, f in enumerate(self.foldings)
                 ]
                 say(f"e{n} = [e{n}[0], {', '.join(renewed)}]")
-                say(*(self._filled(self.foldings[j], "mutate", a=f"e{n}[{j + 1}]", x=f"x{n}_{j}") for j in self.mutated))
+                say(
+                    *(self._filled(self.foldings[j], "mutate", a=f"e{n}[{j + 1}]", x=f"x{n}_{j}") for j in self.mutated)
+                )
         if self.steps:
             with self.text.block("else:"):
                 say(*(f"t{n}_{j} = {self._next(self.foldings[j], f'a{n}[{j + 1}]', f'x{n}_{j}')}" for j in self.steps))

@@ -34,7 +34,9 @@ def duration(what: str, given: object, *, least: int = 0) -> int:
             raise TopologyError(f'{what}={given!r}: write a whole number and a unit: "250ms", "30s", "5m", "1h", "7d"')
         ms = int(match[1]) * UNITS[match[2]]
     else:
-        raise TopologyError(f'{what}={given!r}: a bare number has no unit; write "{given}ms", "{given}s" or a timedelta')
+        raise TopologyError(
+            f'{what}={given!r}: a bare number has no unit; write "{given}ms", "{given}s" or a timedelta'
+        )
     if ms < least:
         raise TopologyError(f"{what}={given!r}: must be at least {least} ms")
     if abs(ms) > LONGEST:

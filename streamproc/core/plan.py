@@ -9,13 +9,12 @@ found here or before, and said with what to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from streamproc.core.errors import TopologyError
-from streamproc.core.instants import text
 from streamproc.core.operators import Branch, Cross, KeyBy, Pass, Sink, hold, is_stateful
 from streamproc.core.windowing import Folds, TrailingAggregate, WindowAggregate
 
@@ -195,10 +194,8 @@ def build(graph: Graph, partitions: int = 1) -> Plan:
         raise TopologyError(f"topology {graph.name!r} has no source: begin with topology.source(topic, type, ...)")
     _check_topics(graph)
     names = _names(graph)
-    nodes, labels, origin = _cut(graph, names) if partitions > 1 else (list(graph.nodes), names, list(range(len(graph.nodes))))
-    stages = tuple(
-        _stage(graph, nodes, labels, origin, members) for members in _components(nodes)
-    )
+    nodes, labels, origin = _cut(graph, names) if partitions > 1 else (graph.nodes, names, range(len(graph.nodes)))
+    stages = tuple(_stage(graph, nodes, labels, origin, members) for members in _components(nodes))
     if len({stage.name for stage in stages}) < len(stages):
         raise TopologyError("two sub-topologies have one name: give a key_by a name of its own with name=")
     dead = {action.topic for stage in stages for place in stage.places for action in place.actions.values()}
@@ -210,7 +207,7 @@ def _check_topics(graph: Graph) -> None:
     for node in graph.nodes:
         written = set(node.operator.topics) if isinstance(node.operator, Sink) else {node.late} if node.late else set()
         if loop := read & written:
-            raise TopologyError(f"{sorted(loop)[0]!r} is read and written by one topology: write to another topic")
+            raise TopologyError(f"{min(loop)!r} is read and written by one topology: write to another topic")
 
 
 def _names(graph: Graph) -> list[str]:
@@ -297,7 +294,7 @@ class Landing(Pass):
     topic: str
 
 
-def _components(nodes: list[Node]) -> list[list[int]]:
+def _components(nodes: Sequence[Node]) -> list[list[int]]:
     """The nodes that hang together, each group in order of declaration."""
     group = list(range(len(nodes)))
 
@@ -316,7 +313,10 @@ def _components(nodes: list[Node]) -> list[list[int]]:
     return list(members.values())
 
 
-def _stage(graph: Graph, nodes: list[Node], labels: list[str], origin: list[int], members: list[int]) -> Stage:
+def _stage(
+    graph: Graph, nodes: Sequence[Node], labels: Sequence[str], origin: Sequence[int], members: list[int]
+) -> Stage:
+    """The nodes of one stage with their neighbours, watermarks and policies."""
     here = {number: index for index, number in enumerate(members)}
     inlets: list[Inlet] = []
     domains: list[dict[int, int]] = []
@@ -416,13 +416,3 @@ def shown(part: Any) -> str:
     if isinstance(part, tuple):
         return "(" + ", ".join(map(shown, part)) + ")"
     return repr(part)
-
-
-def repeated(names: Iterable[str]) -> list[str]:
-    """The names that occur more than once, in order."""
-    found = list(names)
-    return sorted({name for name in found if found.count(name) > 1})
-
-
-__all__ = ["ACTIONS", "NAME", "REASONS", "STAGES", "Action", "Graph", "Inlet", "Node", "Place", "Plan", "Policy"]
-__all__ += ["SourceSpec", "Stage", "build", "kind", "repeated", "shown", "text"]

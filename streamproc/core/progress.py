@@ -137,10 +137,10 @@ def instants(values: Sequence[Any], event_time: Callable[[Any], Any], limit: int
     """
     try:
         times = list(map(event_time, values))
-        if set(map(type, times)) == {int} and min(times) >= -FARTHEST:
-            if max(times) <= (FARTHEST if limit is None else min(limit, FARTHEST)):
-                return Timed(times, [])
-    except Exception:  # noqa: BLE001 - user code; the slow way below finds the record
+        latest = FARTHEST if limit is None else min(limit, FARTHEST)
+        if set(map(type, times)) == {int} and min(times) >= -FARTHEST and max(times) <= latest:
+            return Timed(times, [])
+    except Exception:  # noqa: BLE001, S110 - user code; the slow way below finds the record
         pass
     times, failed = [], []
     for index, value in enumerate(values):

@@ -176,7 +176,7 @@ class Cells:
         self.journal.append((self, at, key, bucket.get(key), key in bucket))
         bucket[key] = entry
 
-    def take_back(self, at: int, key: KeyId, entry: Entry | None, was_fresh: bool) -> None:
+    def take_back(self, at: int, key: KeyId, entry: Entry | None, *, was_fresh: bool) -> None:
         """Take back one change of a cell, as the journal has it."""
         if was_fresh:
             self.fresh[at][key] = entry
@@ -259,11 +259,11 @@ class Cells:
 
 
 Journal: TypeAlias = "list[tuple[Cells, int, KeyId, Entry | None, bool]]"
-"""The changes of cells since a unit of work began, each as (where, time, key, what the overlay held, whether it did)."""
+"""Changes of cells since a unit of work began: (where, time, key, what the overlay held, whether it did)."""
 
 
 def undo(journal: Journal) -> None:
     """Take back everything in a journal, the last change first, and empty it."""
     while journal:
         cells, at, key, entry, was_fresh = journal.pop()
-        cells.take_back(at, key, entry, was_fresh)
+        cells.take_back(at, key, entry, was_fresh=was_fresh)

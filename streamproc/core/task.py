@@ -59,7 +59,7 @@ class Writer(NamedTuple):
     key: Encode
 
 
-class Failed(Exception):  # noqa: N818 - never leaves the task
+class Failed(Exception):
     """A node failed on a record; carries where and why to the end of the unit."""
 
     def __init__(self, site: Site, error: Exception, reason: str = "processing_error") -> None:
@@ -214,7 +214,7 @@ class Site:
             self.task.give_up(self, record, reason, None, action, window=window)
 
 
-def written(
+def written(  # noqa: PLR0913, PLR0917 - the parts of a record
     writer: Writer, site: Site, key: Any, value: Any, at: int, headers: Headers, *, given: bool = False
 ) -> Emit:
     """A record as it is written to a topic (S51); with `given`, the key was chosen by the caller of `to`."""
@@ -232,8 +232,8 @@ class Task:
     """The work of one partition number of a stage: state, progress and nodes.
 
     `inputs` are what feeds it, in the order that breaks ties (S39).  `settled` is the position record of its last
-    commit, None at its very beginning.  `loops`, from `fuse`, replace the plain way of an inlet's records; where the task
-    is `alone` with one input, they see to W themselves.
+    commit, None at its very beginning.  `loops`, from `fuse`, replace the plain way of an inlet's records; where the
+    task is `alone` with one input, they see to W themselves.
     """
 
     def __init__(
@@ -340,7 +340,9 @@ class Task:
             self.advance()
         if isinstance(inputs, int) and not timed:
             return stop
-        while end < stop and (isinstance(inputs, int) or inputs[end] == number) and not (timed and times[end] > time.top):
+        while (
+            end < stop and (isinstance(inputs, int) or inputs[end] == number) and not (timed and times[end] > time.top)
+        ):
             end += 1
         return end
 
@@ -514,7 +516,9 @@ class Task:
     def roll_back(self, mark: list[int]) -> None:
         """Undo what happened since a mark."""
         undo(self.journal)
-        for out, length in zip((*self.outs.values(), *self.crossings.values(), self.dead, self.noted), mark, strict=True):
+        for out, length in zip(
+            (*self.outs.values(), *self.crossings.values(), self.dead, self.noted), mark, strict=True
+        ):
             del out[length:]  # type: ignore[attr-defined]
 
     def settle_unit(self) -> None:
@@ -545,7 +549,7 @@ class Task:
         self._origin = None
         self.settle_unit()
 
-    def give_up(
+    def give_up(  # noqa: PLR0913 - half of them by name
         self,
         site: Site,
         record: AnyRecord,
@@ -610,7 +614,7 @@ class Task:
             self.dead[:],
             self.counts,
             {site.place.name: site.combined.watermark for site in self.sites},
-            {number: offset for number, offset in enumerate(self.offsets)},
+            dict(enumerate(self.offsets)),
         )
         for topic in step.emits:
             self.outs[topic] = []
@@ -655,11 +659,15 @@ class Task:
     def _restore(self, settled: Mapping[str, Any] | None) -> None:
         known = settled["inputs"] if settled is not None else {}
         for number, one in enumerate(self.inputs):
-            offset, top, watermark, idle, ended = known.get(f"{one.topic}/{one.partition}", (0, START, START, False, False))
+            offset, top, watermark, idle, ended = known.get(
+                f"{one.topic}/{one.partition}", (0, START, START, False, False)
+            )
             self.offsets[number] = offset
             time = self.times[number]
             time.top, time.watermark, time.idle, time.ended = top, watermark, idle, ended
-        held = {tuple(map(tuple, d)): (w, behind) for d, w, behind in (settled["domains"] if settled is not None else ())}
+        held = {
+            tuple(map(tuple, d)): (w, behind) for d, w, behind in (settled["domains"] if settled is not None else ())
+        }
         for domain, combined in self.domains.items():
             watermark, behind = held.get(domain, (START, ()))
             combined.watermark, combined.behind = watermark, set(behind)
@@ -702,6 +710,3 @@ def _tried(encode: Encode, value: Any) -> bytes | None:
         return None if value is None else encode(value)
     except Exception:  # noqa: BLE001 - S43: null if it cannot be encoded
         return None
-
-
-__all__ = ["END", "Input", "Site", "Task", "Writer", "reason_of"]

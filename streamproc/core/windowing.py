@@ -83,7 +83,8 @@ class WindowResult(Generic[K, R, E]):
     def __class_getitem__(cls, parameters: Any) -> Any:
         """`WindowResult[K, R]` is `WindowResult[K, R, None]`."""
         given = parameters if isinstance(parameters, tuple) else (parameters,)
-        return Generic.__class_getitem__.__func__(cls, (*given, None) if len(given) == 2 else given)  # type: ignore[attr-defined]
+        whole = (*given, None) if len(given) == len(("K", "R")) else given
+        return Generic.__class_getitem__.__func__(cls, whole)  # type: ignore[attr-defined]
 
     @property
     def start(self) -> datetime:
@@ -304,4 +305,3 @@ class TrailingAggregate:
                 key, at - self.window.d, at + 1, folds.result(entry), value, updates=self.updates, nth=nth
             )
             yield result_record(found, at)
-

@@ -57,7 +57,7 @@ class Engine:
     meaning of every operator.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - two of them by name
         self,
         plan: Plan,
         serde: Serde,
@@ -153,9 +153,9 @@ class Engine:
 
     def _reading(self, topic: str, number: int | None = None) -> Iterator[_Bench]:
         for bench in self._benches:
-            if any(inlet.topic == topic and inlet.source is not None for inlet in bench.queues):
-                if number is None or bench.number == number:
-                    yield bench
+            reads = any(inlet.topic == topic and inlet.source is not None for inlet in bench.queues)
+            if reads and (number is None or bench.number == number):
+                yield bench
 
     def hungry(self, topic: str) -> bool:
         """Whether a queue of this topic is empty, so that reading on may help."""
@@ -188,6 +188,9 @@ class Engine:
 
     def _take_over(self, bench: _Bench, step: Step) -> None:
         for topic, rows in step.emits.items():
+            if self.plan.partitions == 1:
+                self._emits.setdefault((topic, 0), []).extend(rows)
+                continue
             for emit in rows:
                 number = bench.number if emit.route is None else self._partition(emit.route)
                 self._emits.setdefault((topic, number), []).append(emit)

@@ -10,7 +10,9 @@ from tests.laws import CUTS, LOGS, SHAPES, Cut, Shape, run
 
 @given(shape=SHAPES, first=LOGS, second=LOGS, cut=CUTS)
 @settings(max_examples=300)
-def test_cuts_commits_and_crashes_are_invisible(shape: Shape, first: list[bytes], second: list[bytes], cut: Cut) -> None:
+def test_cuts_commits_and_crashes_are_invisible(
+    shape: Shape, first: list[bytes], second: list[bytes], cut: Cut
+) -> None:
     """A generated loop on random cuts, with commits and crashes, does byte for byte what the plain one does at once."""
     logs = {"in0": first, "in1": second} if shape.sources == 2 else {"in0": first}
     plain = run(shape.build(), logs, fused=False)
