@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from streamproc.core.aggregates import Aggregate, Folding, folding
 from streamproc.core.batch import Cell, Position, Record
@@ -31,26 +31,29 @@ else:
     K, R, E = TypeVar("K"), TypeVar("R"), TypeVar("E")
 
 
-@dataclass(frozen=True, slots=True, init=False)
 class WindowResult(Generic[K, R, E]):
-    """The value of one window of one key.
+    """The value of one window of one key, not to be changed.
 
     `start` and `end` are aware UTC datetimes made on demand from `start_ms` and `end_ms`, since S4 allows instants
-    that no datetime can show.  `event` is the record's value for a trailing window, else None.  `nth` tells results of
-    equal (key, start, end) apart, and `updates` says that later ones replace this one; neither is compared.
+    that no datetime can show.  `event` is the record's value for a trailing window, else None.  `nth` numbers the
+    results of a trailing window that share an instant, and `updates` says that later results of the window replace
+    this one; neither is compared.  Not a dataclass, so that every codec asks `as_json`.
     """
 
+    __slots__ = ("end_ms", "event", "final", "key", "nth", "op", "pane", "start_ms", "timing", "updates", "value")
+    __state_fields__ = __slots__
+
     key: K
-    start_ms: int
-    end_ms: int
+    start_ms: Final[int]
+    end_ms: Final[int]
     value: R
-    event: E | None = None
-    pane: int = 0
-    timing: str = "on_time"
-    final: bool = True
-    op: str = "+"
-    updates: bool = field(default=False, compare=False, repr=False)
-    nth: int = field(default=-1, compare=False, repr=False)
+    event: E
+    pane: Final[int]
+    timing: Final[str]
+    final: Final[bool]
+    op: Final[str]
+    updates: Final[bool]
+    nth: Final[int]
 
     def __init__(  # noqa: PLR0913 - one parameter a field, most by name
         self,
@@ -58,7 +61,7 @@ class WindowResult(Generic[K, R, E]):
         start: int | datetime,
         end: int | datetime,
         value: R,
-        event: E | None = None,
+        event: E = None,  # type: ignore[assignment]
         *,
         pane: int = 0,
         timing: str = "on_time",
@@ -67,18 +70,17 @@ class WindowResult(Generic[K, R, E]):
         updates: bool = False,
         nth: int = -1,
     ) -> None:
-        put = object.__setattr__
-        put(self, "key", key)
-        put(self, "start_ms", start if type(start) is int else instant(start))
-        put(self, "end_ms", end if type(end) is int else instant(end))
-        put(self, "value", value)
-        put(self, "event", event)
-        put(self, "pane", pane)
-        put(self, "timing", timing)
-        put(self, "final", final)
-        put(self, "op", op)
-        put(self, "updates", updates)
-        put(self, "nth", nth)
+        self.key = key
+        self.start_ms = start if type(start) is int else instant(start)
+        self.end_ms = end if type(end) is int else instant(end)
+        self.value = value
+        self.event = event
+        self.pane = pane
+        self.timing = timing
+        self.final = final
+        self.op = op
+        self.updates = updates
+        self.nth = nth
 
     def __class_getitem__(cls, parameters: Any) -> Any:
         """`WindowResult[K, R]` is `WindowResult[K, R, None]`."""
@@ -86,12 +88,36 @@ class WindowResult(Generic[K, R, E]):
         whole = (*given, None) if len(given) == len(("K", "R")) else given
         return Generic.__class_getitem__.__func__(cls, whole)  # type: ignore[attr-defined]
 
+    def _compared(self) -> tuple[Any, ...]:
+        return (
+            self.key, self.start_ms, self.end_ms, self.value, self.event,
+            self.pane, self.timing, self.final, self.op,
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return self._compared() == other._compared() if isinstance(other, WindowResult) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def __repr__(self) -> str:
+        shown = f"{self.key!r}, {self.start_ms}, {self.end_ms}, {self.value!r}"
+        event = "" if self.event is None else f", {self.event!r}"
+        rest = [
+            f"{name}={getattr(self, name)!r}"
+            for name, usual in (("pane", 0), ("timing", "on_time"), ("final", True), ("op", "+"))
+            if getattr(self, name) != usual
+        ]
+        return f"WindowResult({shown}{event}{''.join(', ' + one for one in rest)})"
+
     @property
     def start(self) -> datetime:
+        """The first instant of the window."""
         return moment(self.start_ms)
 
     @property
     def end(self) -> datetime:
+        """The first instant after the window."""
         return moment(self.end_ms)
 
     def as_json(self) -> dict[str, Any]:
@@ -107,21 +133,35 @@ class WindowResult(Generic[K, R, E]):
         return place if self.nth < 0 else [*place, self.nth]
 
 
-@dataclass(frozen=True, slots=True)
 class Fields:
-    """The result of several aggregates that were given names: a record with those fields."""
+    """The result of several aggregates that were given names: a record with those fields, not to be changed."""
 
-    values: dict[str, Any]
+    __slots__ = ("_values",)
+    __state_fields__ = __slots__
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
         try:
-            return self.values[name]
+            return self._values[name]
         except KeyError:
-            raise AttributeError(f"no aggregate was named {name!r}; there are {', '.join(self.values)}") from None
+            raise AttributeError(f"no aggregate was named {name!r}; there are {', '.join(self._values)}") from None
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == other._values if isinstance(other, Fields) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return f"Fields({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
 
     def as_json(self) -> dict[str, Any]:
         """The object that is written."""
-        return self.values
+        return self._values
 
 
 @dataclass(frozen=True, slots=True)
