@@ -41,6 +41,11 @@ def _option(name: str, text: str) -> Parameter:
     return Parameter(name=name, help=f"{text} [{_VARIABLES[name]}]", negative="", show_default=False)
 
 
+def _switch(text: str) -> Parameter:
+    """A flag that is there or not."""
+    return Parameter(help=text, negative="", show_default=False)
+
+
 Spec = Annotated[str, Parameter(help="MODULE:VAR; VAR is 'topology' unless said, or a factory, or factory('arg').")]
 Inputs = Annotated[
     list[str] | None,
@@ -50,8 +55,8 @@ Outputs = Annotated[
     list[str] | None, Parameter(name="--output", help="TOPIC=PATH: a file, or - for standard output.", negative="")
 ]
 Partitions = Annotated[int, Parameter(help="How many partitions each topic has.")]
-Follow = Annotated[bool, Parameter(help="Go on reading what is appended to the inputs.", negative="")]
-KeepOpen = Annotated[bool, Parameter(help="Stop when all is read, and close no window.", negative="")]
+Follow = Annotated[bool, _switch("Go on reading what is appended to the inputs.")]
+KeepOpen = Annotated[bool, _switch("Stop when all is read, and close no window.")]
 State = Annotated[str | None, _option("--state", "The state file.")]
 Port = Annotated[int | None, _option("--port", "The port of metrics and health.")]
 NoHttp = Annotated[bool | None, _option("--no-http", "Serve neither metrics nor health.")]
@@ -59,7 +64,7 @@ Interval = Annotated[str | None, _option("--commit-interval", "Time between comm
 Drain = Annotated[str | None, _option("--drain-timeout", "How long a stop may take.")]
 Level = Annotated[str | None, _option("--log-level", "The least level that is logged.")]
 Format = Annotated[str | None, _option("--log-format", "auto, json or pretty.")]
-Debug = Annotated[bool, Parameter(help="Show where in the program an error came from.", negative="")]
+Debug = Annotated[bool, _switch("Show where in the program an error came from.")]
 Shape = Literal["tree", "mermaid", "dot", "json", "code"]
 
 
@@ -103,7 +108,7 @@ def dev(  # noqa: PLR0913 - one parameter a flag
     spec: Spec,
     /,
     *,
-    reload: Annotated[bool, Parameter(help="Start anew when a .py file changes.", negative="")] = False,
+    reload: Annotated[bool, _switch("Start anew when a .py file changes.")] = False,
     input: Inputs = None,  # noqa: A002 - the flag's name
     output: Outputs = None,
     partitions: Partitions = 1,
@@ -163,7 +168,7 @@ def check(
     spec: Spec,
     /,
     *,
-    offline: Annotated[bool, Parameter(help="Ask nobody: the plan alone.", negative="")] = False,  # noqa: ARG001
+    offline: Annotated[bool, _switch("Ask nobody: the plan alone.")] = False,  # noqa: ARG001
     format: Annotated[Literal["text", "json", "github"], Parameter(help="How findings are written.")] = "text",  # noqa: A002
     partitions: Partitions = 1,
     debug: Debug = False,  # noqa: ARG001 - read before anything is parsed
