@@ -230,6 +230,14 @@ def _joined(waiting: list[Slice]) -> Slice | None:
     return whole
 
 
+def _from(raw: Raw | None, first: int) -> Raw | None:
+    """The raw messages from an origin on: those of records that have left are not kept."""
+    if raw is None or first == 0:
+        return raw
+    keys = raw.keys[first:] if raw.keys is not None else None
+    return Raw(raw.values[first:], keys, raw.headers[first:] if raw.headers is not None else None)
+
+
 class _Builder:
     """A batch in the making: what has been taken from the head of each queue so far."""
 
@@ -292,6 +300,9 @@ class _Builder:
         if gone and (head is None or self.marked[queue] == len(head.marks)):
             return None
         assert head is not None
+        refusals = head.refusals[self.refused[queue] :]
+        origins = head.origins[here:] if head.origins is not None else ()
+        behind = min([*origins[:1], *(one.origin for one in refusals[:1])], default=0)
         return Slice(
             head.inputs[here:],  # type: ignore[index]
             head.values[here:],
@@ -301,9 +312,9 @@ class _Builder:
             head.keys[here:] if head.keys is not None else None,
             head.headers[here:] if head.headers is not None else None,
             head.places[here:] if head.places is not None else None,
-            head.origins[here:] if head.origins is not None else None,
-            head.raw,
-            [one._replace(before=one.before - here) for one in head.refusals[self.refused[queue] :]],
+            [origin - behind for origin in origins] if head.origins is not None else None,
+            _from(head.raw, behind),
+            [one._replace(before=one.before - here, origin=one.origin - behind) for one in refusals],
             [(index - here, number, watermark) for index, number, watermark in head.marks[self.marked[queue] :]],
         )
 

@@ -1,0 +1,346 @@
+"""Bugs planted on purpose: each is put into a copy of the package, and the tests named beside it must catch it.
+
+    python tests/mutants.py [--jobs N] [NAME ...]
+
+A real bug is added here before its fix.  The text to be replaced must occur exactly once, so that a mutant cannot
+quietly miss its place when the code around it moves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+LAW = "tests/core/test_batching.py"
+SEMANTICS = "tests/semantics"
+LIMIT = 600
+
+
+class Mutant(NamedTuple):
+    """One planted bug: where, what becomes what, which tests catch it, and which slip it stands for."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    slip: str
+
+
+class Verdict(NamedTuple):
+    """What became of a mutant."""
+
+    mutant: Mutant
+    caught: bool
+    said: str
+
+
+MUTANTS = (
+    Mutant(
+        "accepts_at_the_close",
+        "core/windowing.py",
+        "accepting = [close for close in closes if close > watermark]",
+        "accepting = [close for close in closes if close >= watermark]",
+        SEMANTICS,
+        "S19: a window is closed at W = end + grace, and accepts nothing from then on",
+    ),
+    Mutant(
+        "loop_accepts_at_the_close",
+        "core/fuse.py",
+        'say(f"if close{n} <= {self._watermark()}: raise Aside  # closed: the record is late")',
+        'say(f"if close{n} < {self._watermark()}: raise Aside  # closed: the record is late")',
+        LAW,
+        "S19, in the generated loop",
+    ),
+    Mutant(
+        "closes_one_late",
+        "core/task.py",
+        "            if at > self.watermark:\n                return\n            for _, entry",
+        "            if at >= self.watermark:\n                return\n            for _, entry",
+        SEMANTICS,
+        "S19: closed iff W >= end + grace",
+    ),
+    Mutant(
+        "forgets_grace",
+        "core/windowing.py",
+        "return [end + self.window.grace for end in self.window.ends(at)]",
+        "return [end for end in self.window.ends(at)]",
+        SEMANTICS,
+        "S19: grace keeps a window open",
+    ),
+    Mutant(
+        "forwards_w_itself",
+        "core/operators.py",
+        'return int(getattr(operator, "hold", 0))',
+        "return 0",
+        SEMANTICS,
+        "S26: a window forwards W - grace",
+    ),
+    Mutant(
+        "record_before_its_own_closings",
+        "core/task.py",
+        "self.times[number].saw(at, self.disorders[inlet]):\n            self.advance()\n"
+        "        self.unit(number, index)",
+        "self.times[number].saw(at, self.disorders[inlet]):\n            pass\n"
+        "        self.unit(number, index)\n        self.advance()",
+        LAW,
+        "S21: first what the record makes due, last the record itself",
+    ),
+    Mutant(
+        "due_only_from_before_the_slice",
+        "core/fuse.py",
+        'say(f"if close{n} + disorder < due: due = close{n} + disorder")',
+        'say("pass")',
+        LAW,
+        "S21: a window that a slice opens can close in it",
+    ),
+    Mutant(
+        "stale_watermark_for_pushed_nodes",
+        "core/fuse.py",
+        '            with self.text.block("if top > time.top:"):\n'
+        '                self.text.say(*self._flow("top"))\n        with',
+        "            pass\n        with",
+        LAW,
+        "S21: a node outside the loop sees W where it is",
+    ),
+    Mutant(
+        "state_is_not_undone",
+        "core/task.py",
+        '        """Undo what happened since a mark."""\n        undo(self.journal)',
+        '        """Undo what happened since a mark."""\n        self.journal.clear()',
+        SEMANTICS,
+        "S44: a failed record leaves no trace in state",
+    ),
+    Mutant(
+        "outputs_are_not_undone",
+        "core/task.py",
+        "            del out[length:]",
+        "            del out[max(length, len(out)) :]",
+        SEMANTICS,
+        "S44: nor in any output",
+    ),
+    Mutant(
+        "error_before_late",
+        "core/windowing.py",
+        "            watermark = ctx.watermark\n            accepting",
+        "            watermark = ctx.watermark\n"
+        "            self.folds.items(record.value, record.at, position_of(record))\n            accepting",
+        SEMANTICS,
+        "S20, S44: a record that is late is no error",
+    ),
+    Mutant(
+        "leaves_a_husk",
+        "core/fuse.py",
+        'say(f"if cell{n} is None: cell{n} = {{}}  # joins the overlay with its first record")',
+        'say(f"if cell{n} is None: cell{n} = {{}}; cells{n}.join(close{n}, cell{n})")',
+        f"{SEMANTICS} {LAW}",
+        "S19, S44: no empty entry stays, and what joined empty is due without being seen",
+    ),
+    Mutant(
+        "python_keys",
+        "core/task.py",
+        "return key if type(key) is str else key_id(self.writer.key(key))",
+        "return key",
+        SEMANTICS,
+        "S1: True == 1 == 1.0 for a dict, but not for their bytes",
+    ),
+    Mutant(
+        "numbers_in_order_of_size",
+        "core/state.py",
+        "        return sorted(found)\n",
+        "        return sorted(found, key=lambda key: (len(key), key))\n",
+        SEMANTICS,
+        "S1: 10 comes before 9",
+    ),
+    Mutant(
+        "results_in_order_of_arrival",
+        "core/state.py",
+        "taken = [(key, entry) for key in byte_order(found) if",
+        "taken = [(key, entry) for key in found if",
+        f"{LAW} {SEMANTICS}",
+        "S22: due together, in order (end, start, key bytes)",
+    ),
+    Mutant(
+        "committed_state_is_not_seen",
+        "core/state.py",
+        "return _ABSENT.get if at in self.wiped else self._store.bucket(self.node, self.slot, at).get",
+        "return _ABSENT.get",
+        LAW,
+        "S13, S41: what was folded before a commit counts after it",
+    ),
+    Mutant(
+        "writes_through_to_committed_state",
+        "core/aggregates.py",
+        'copy="{a}.copy()",',
+        'copy="{a}",',
+        LAW,
+        "architecture: a committed entry is never changed in place, or a crash is seen",
+    ),
+    Mutant(
+        "returning_input_holds_again",
+        "core/progress.py",
+        "                if its < self.watermark:\n                    continue\n"
+        "                self.behind.remove(number)",
+        "                self.behind.remove(number)",
+        SEMANTICS,
+        "S16: an input that returns behind W counts only once it is aligned",
+    ),
+    Mutant(
+        "watermark_is_not_restored",
+        "core/task.py",
+        "time.top, time.watermark, time.idle, time.ended = top, watermark, idle, ended",
+        "time.top, time.idle, time.ended = top, idle, ended",
+        f"{SEMANTICS} {LAW}",
+        "S14: W is committed, and not only the maximum",
+    ),
+    Mutant(
+        "late_for_one_is_late",
+        "core/windowing.py",
+        "            if not accepting:\n",
+        "            if len(accepting) < len(closes):\n",
+        SEMANTICS,
+        "S20: late only if all windows refuse",
+    ),
+    Mutant(
+        "late_counts_twice",
+        "core/task.py",
+        'self.task.noted.append(("late", (name, "late_stream")))',
+        'self.task.noted += [("late", (name, "late_stream"))] * 2',
+        SEMANTICS,
+        "S20: counted once",
+    ),
+    Mutant(
+        "no_mark_without_data",
+        "runners/engine.py",
+        "and (moved or after.number in shares):",
+        "and after.number in shares:",
+        f"{SEMANTICS} {LAW}",
+        "S46: marks reach a partition that got no data",
+    ),
+    Mutant(
+        "trailing_is_half_open",
+        "core/windowing.py",
+        "ctx.scan(key, at - self.window.d + lasts, at + lasts, slot=_HELD)",
+        "ctx.scan(key, at - self.window.d + lasts + 1, at + lasts, slot=_HELD)",
+        SEMANTICS,
+        "S11: both ends are in",
+    ),
+    Mutant(
+        "trailing_forgets_waiting_events",
+        "core/windowing.py",
+        "if not ctx.scan(key, own + 1, own + d, slot=_WAITING):",
+        "if True:",
+        SEMANTICS,
+        "S11: a record past its own window counts for later events that wait",
+    ),
+    Mutant(
+        "position_is_the_last_record",
+        "core/feed.py",
+        "offsets[-1] + 1 if offsets else None, keys, raw=raw)",
+        "offsets[-1] if offsets else None, keys, raw=raw)",
+        LAW,
+        "S47: the position is the next offset, or a crash counts a record twice",
+    ),
+    Mutant(
+        "sign_bit_in_partitions",
+        "core/partition.py",
+        "return (murmur2(key) & 0x7FFFFFFF) % partitions",
+        "return murmur2(key) % partitions",
+        SEMANTICS,
+        "S45: the Java default partitioner",
+    ),
+    Mutant(
+        "ties_in_reverse",
+        "core/progress.py",
+        "heads = [(queue[0], number, 0) for number, queue in enumerate(queues) if queue]",
+        "heads = [(queue[0], -number, 0) for number, queue in enumerate(queues) if queue]",
+        f"{SEMANTICS} {LAW}",
+        "S39: equal timestamps by topic, then partition",
+    ),
+    Mutant(
+        "updates_also_at_close",
+        "core/windowing.py",
+        "return () if self.updates else (self.result(cell.at, cell.value),)",
+        "return (self.result(cell.at, cell.value),)",
+        SEMANTICS,
+        "S23: on_update emits nothing more at close",
+    ),
+    Mutant(
+        "future_is_a_millisecond_early",
+        "core/progress.py",
+        "            if limit is not None and at > limit:",
+        "            if limit is not None and at >= limit:",
+        SEMANTICS,
+        "S15: beyond, not at, ref + max_future",
+    ),
+)
+
+
+def _plant(mutant: Mutant, copy: Path) -> None:
+    """Put a bug into a copy of the repository."""
+    path = copy / "streamproc" / mutant.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise SystemExit(f"mutant {mutant.name}: its text occurs {text.count(mutant.old)} times in {mutant.file}")
+    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def _copied(to: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", ".venv", ".git", ".hypothesis", "*.sqlite*")
+    for name in ("streamproc", "tests", "topologies", "pyproject.toml", "README.md"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, ignore=ignored)
+        else:
+            shutil.copy(source, to / name)
+
+
+def judge(mutant: Mutant) -> Verdict:
+    """Run the tests of a mutant on a copy that has it; caught if one of them fails."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        copy = Path(folder)
+        _copied(copy)
+        _plant(mutant, copy)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": folder}
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["nothing"]
+        named = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        return Verdict(mutant, done.returncode == 1, (named or lines)[-1][:150])
+
+
+def _judged(mutants: list[Mutant], jobs: int) -> Iterator[Verdict]:
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(judge, mutants)
+
+
+def main() -> int:
+    """Judge all mutants, or those named; 1 if one survives."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("names", nargs="*", help="only these")
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    if unknown := set(given.names) - {mutant.name for mutant in MUTANTS}:
+        parser.error(f"no mutant is called {', '.join(sorted(unknown))}")
+    chosen = [mutant for mutant in MUTANTS if not given.names or mutant.name in given.names]
+    survivors = 0
+    for verdict in _judged(chosen, given.jobs):
+        survivors += not verdict.caught
+        print(f"{'caught  ' if verdict.caught else 'SURVIVED'} {verdict.mutant.name}: {verdict.said}", flush=True)  # noqa: T201
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")  # noqa: T201
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
