@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from streamproc.adapters import logs
 from streamproc.adapters.codecs import JsonSerde
@@ -15,7 +15,7 @@ from streamproc.adapters.http import Health, HttpServer
 from streamproc.adapters.prometheus import PrometheusObserver
 from streamproc.cli import wiring
 from streamproc.cli.loading import load
-from streamproc.cli.screen import Screen, drawing_on, terminal
+from streamproc.cli.screen import Screen, View, drawing, terminal
 from streamproc.cli.signals import Ladder
 from streamproc.config import Config
 from streamproc.core.describe import outline
@@ -93,8 +93,11 @@ def _run(  # noqa: PLR0913, PLR0917 - everything a run is made of
             settings=_settings(config, asked, watched=terminal(stream) and not outputs),
             stop=stop,
         )
-        with _shown(screen, stream, config, plan, metrics, results=not outputs):
+        screen.drawing, place = drawing(stream, time.monotonic(), beside=stream is sys.stderr, results=not outputs)
+        with place, _logged(screen, config, plan.name, metrics):
             screen.address = held.enter_context(_served(config, metrics, runner, plan))
+            if screen.address is not None and not isinstance(screen.drawing, View):
+                print(f"metrics at {screen.address}/metrics", file=sys.stderr, flush=True)
             outcome = _ran(runner)
         print(_words(outcome, state, screen), file=stream)
     return DONE
@@ -115,20 +118,15 @@ def _ran(runner: EmbeddedRunner) -> Outcome:
 
 
 @contextmanager
-def _shown(  # noqa: PLR0913 - everything that is shown
-    screen: Screen, stream: TextIO, config: Config, plan: Plan, metrics: PrometheusObserver, *, results: bool
-) -> Iterator[None]:
-    """The view around a run, and the logs above it."""
-    filtering = stream is sys.stderr and not terminal(stream)
-    drawing, place = drawing_on(stream, screen.monotonic(), results=results)
-    with place:
-        screen.drawing = None if filtering or (stream is sys.stderr and sys.stdout.isatty()) else drawing
-        level = "warning" if config.is_default("log.level") and terminal(stream) else config.log_level
-        form: Any = config.log_format
-        logs.configure(level, form, context={"topology": plan.name}, counted=metrics.logged)
-        yield
-        if screen.drawing is not None and terminal(stream):
-            screen.drawing.draw(screen)
+def _logged(screen: Screen, config: Config, name: str, metrics: PrometheusObserver) -> Iterator[None]:
+    """Logs as they are asked for; above a view that says the rest only what is wrong, unless asked for."""
+    view = screen.drawing if isinstance(screen.drawing, View) else None
+    level = "warning" if view is not None and config.is_default("log.level") else config.log_level
+    form: Any = config.log_format
+    logs.configure(level, form, context={"topology": name}, counted=metrics.logged)
+    yield
+    if view is not None and screen.tally.read:
+        view.draw(screen)
 
 
 @contextmanager
@@ -159,7 +157,7 @@ def _served(config: Config, metrics: PrometheusObserver, runner: EmbeddedRunner,
             raise
         serving = server(0)
         host, port = serving.start()
-        print(f"port {config.http_port} is in use: metrics at http://{host}:{port}/metrics", file=sys.stderr)
+        print(f"port {config.http_port} is in use, so another one is taken", file=sys.stderr)
     try:
         yield f"http://{host}:{port}"
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -161,8 +162,7 @@ def in_words(row: Emit) -> tuple[str, str, str]:
     """Key, time and value of a result, short enough for a line."""
     value = _plain(row.value)
     if isinstance(value, dict) and {"key", "start", "end", "value"} <= value.keys():
-        span = f"{instant(value['start'])} .. {instant(value['end'])}"
-        return _short(value["key"]), span, _short(value["value"])
+        return _short(value["key"]), span(value["start"], value["end"]), _short(value["value"])
     key = "" if row.key is None else row.key.decode(errors="replace")
     return _short(key), instant(row.at), _short(value)
 
@@ -177,6 +177,13 @@ def _plain(raw: bytes | None) -> Any:
 def _short(value: Any) -> str:
     words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
     return words if len(words) <= WIDE else words[: WIDE - 3] + "..."
+
+
+def span(start: Any, end: Any) -> str:
+    """A window as a person reads it; the date is said once."""
+    first, last = instant(start), instant(end)
+    date, _, clock = last.partition(" ")
+    return f"{first} .. {clock}" if clock and first.startswith(f"{date} ") else f"{first} .. {last}"
 
 
 def instant(at: Any) -> str:
@@ -274,14 +281,14 @@ def terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def live_on(stream: TextIO) -> Live:
-    """A place for the view; NO_COLOR is rich's to respect."""
-    return Live(console=Console(file=stream), auto_refresh=False, transient=False)
+def drawing(
+    stream: TextIO, now: float, *, beside: bool, results: bool
+) -> tuple[Drawing | None, AbstractContextManager[Any]]:
+    """How a run is shown on a stream, and what must be entered for it; NO_COLOR is rich's to respect.
 
-
-def drawing_on(stream: TextIO, now: float, *, results: bool) -> tuple[Drawing, AbstractContextManager[Any]]:
-    """How a run is shown on a stream, and what must be entered for it."""
-    if terminal(stream):
-        live = live_on(stream)
+    With `beside`, standard output has data: a view may move beside it if that is not on the same terminal.
+    """
+    if terminal(stream) and not (beside and sys.stdout.isatty()):
+        live = Live(console=Console(file=stream), auto_refresh=False)
         return View(live, results), live
-    return Lines(stream, results, now), nullcontext()
+    return None if beside else Lines(stream, results, now), nullcontext()

@@ -4,6 +4,8 @@ Run in child processes as `tests.embedded.topologies:...`, so that what is teste
 """
 
 import random
+import signal
+import sys
 from pathlib import Path
 
 import msgspec
@@ -81,3 +83,18 @@ def write_load(path: Path, seed: int, count: int) -> Path:
     """The same as a file."""
     path.write_bytes(load(seed, count))
     return path
+
+
+def _waiting(click: Click) -> Click:
+    sys.stderr.write("stuck\n")
+    sys.stderr.flush()
+    while click is not None:
+        signal.pause()
+    return click
+
+
+def stuck() -> Topology:
+    """Never comes back from its first click."""
+    topology = Topology("stuck")
+    topology.source("clicks", Click, event_time=lambda c: c.ts).map(_waiting).to("counts")
+    return topology
