@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from streamproc import Collect, Count, Hopping, Sum, Topology, Trailing, Tumbling
 from streamproc.core.batch import Emit
-from tests.laws import Cut, Outcome, ms, run
+from tests.laws import CUTS, Cut, Outcome, ms, run
 from tests.semantics.batch_job import Event, Fixed
 
 
@@ -181,18 +181,24 @@ def counted(outcome: Outcome, what: str, node: str = "w") -> int:
     return sum(number for name, number in found.items() if (name if isinstance(name, str) else name[0]) == node)
 
 
-def ran(
-    topology: Topology,
-    *logs: Sequence[Beat],
-    cut: Cut = Cut(),  # noqa: B008 - frozen
-    fused: bool = True,
-    partitions: int = 1,
-) -> Outcome:
+@dataclass(frozen=True)
+class Way:
+    """A way to run: generated loops or plain ones, folds that they have inline or not, and how the logs are cut."""
+
+    fused: bool = True
+    inline: bool = False
+    cut: Cut = Cut()  # noqa: RUF009 - frozen
+
+
+WAYS = st.builds(Way, fused=st.booleans(), inline=st.booleans(), cut=CUTS)
+
+
+def ran(topology: Topology, *logs: Sequence[Beat], way: Way = Way(), partitions: int = 1) -> Outcome:
     """A whole run, to the end of all inputs."""
     named = {f"in{number}": encoded(log) for number, log in enumerate(logs)}
-    return run(topology, named, cut, fused=fused, partitions=partitions)
+    return run(topology, named, way.cut, fused=way.fused, partitions=partitions)
 
 
-__all__ = ["BEATS", "FIXED", "MOMENTS", "SPAN", "TRAILING", "Beat", "Behind", "Cut", "Event", "Fixed", "Got", "Outcome"]
-__all__ += ["counted", "declared", "encoded", "events", "got", "ms", "numbered", "numbers", "ran", "results", "source"]
-__all__ += ["tumbling", "windowed"]
+__all__ = ["BEATS", "FIXED", "MOMENTS", "SPAN", "TRAILING", "WAYS", "Beat", "Behind", "Cut", "Event", "Fixed", "Got"]
+__all__ += ["Outcome", "Way", "counted", "declared", "encoded", "events", "got", "ms", "numbered", "numbers", "ran"]
+__all__ += ["results", "source", "tumbling", "windowed"]

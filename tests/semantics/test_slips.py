@@ -28,7 +28,7 @@ from streamproc.core.partition import partition
 from streamproc.core.state import MemoryStore
 from streamproc.testing import TestDriver
 from tests.laws import Cut, run
-from tests.semantics.dense import KEY, SPAN, Beat, N, numbered, numbers, ran, results, source, windowed
+from tests.semantics.dense import KEY, SPAN, Beat, N, Way, numbered, numbers, ran, results, source, windowed
 from tests.semantics.scripts import Mark, Rec, commit, play, task_of
 
 FUSED = pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
@@ -50,7 +50,7 @@ def test_a_filtered_record_still_closes_windows(fused: bool, size: int) -> None:
     kept = source(topology).filter(lambda beat: beat.x != 1).map(fails)
     kept.key_by(KEY).window(Tumbling("10ms"), late="late").agg(Count(), name="w").to("out")
     beats = numbered([(1, "a", 0), (10, "a", 1), (2, "a", 0), (12, "a", 0), (20, "a", 7), (13, "a", 0), (21, "a", 0)])
-    outcome = ran(topology, beats, cut=Cut((size,)), fused=fused)
+    outcome = ran(topology, beats, way=Way(fused, cut=Cut((size,))))
     found = [msgspec.json.decode(row.value) for row in outcome.rows["out", 0]]
     assert [(row["start"], row["value"]) for row in found] == [(0, 1), (10, 1), (20, 1)]
     assert numbers(outcome) == [2, 5]
@@ -61,7 +61,7 @@ def test_a_filtered_record_still_closes_windows(fused: bool, size: int) -> None:
 def test_a_window_opened_in_a_slice_closes_in_it(fused: bool, size: int) -> None:  # noqa: FBT001
     """Windows that open, close and refuse within one batch do so as they would record by record."""
     beats = numbered([(1, "a", 0), (11, "a", 0), (2, "a", 0), (21, "a", 0), (31, "b", 0), (12, "a", 0)])
-    outcome = ran(windowed(Tumbling("10ms")), beats, cut=Cut((size,)), fused=fused)
+    outcome = ran(windowed(Tumbling("10ms")), beats, way=Way(fused, cut=Cut((size,))))
     assert [(one.key, one.start, one.numbers) for one in results(outcome)] == [
         ("a", 0, [0]), ("a", 10, [1]), ("a", 20, [3]), ("b", 30, [4]),
     ]  # fmt: skip
@@ -97,12 +97,12 @@ def test_a_failing_branch_takes_the_record_out_of_every_branch(fused: bool, fail
     if not first:
         bad()
     log = numbered([(1, "a", 0), (2, "a", 7), (3, "a", 1), (4, "b", 7), (5, "a", 7), (6, "b", 2)])
-    outcome = ran(topology, log, fused=fused)
+    outcome = ran(topology, log, way=Way(fused))
     assert [(letter.reason, letter.offset) for letter in outcome.dead] == [
         ("processing_error", 1), ("processing_error", 3), ("processing_error", 4),
     ]  # fmt: skip
     assert numbers(outcome, "copy") == [0, 2, 5]
-    members = [msgspec.json.decode(row.value)["value"] for row in outcome.rows["out", 0]]
+    members = [msgspec.json.decode(row.value or b"")["value"] for row in outcome.rows["out", 0]]
     assert members == [[0, 2], [5]]
     behind = [msgspec.json.decode(row.value)["value"] for row in outcome.rows["behind", 0]]
     assert behind == [[0], [0, 2], [5]]
@@ -131,7 +131,7 @@ def test_late_comes_before_error(fused: bool, size: int, window: Any) -> None:  
     folded = source(topology).key_by(KEY).window(window).agg(Sum(of=lambda b: fails(b).x), name="w")
     folded.to("out")
     beats = numbered([(1, "a", 0), (20, "a", 0), (2, "a", 7), (21, "b", 7), (3, "a", 7)])
-    outcome = ran(topology, beats, cut=Cut((size,)), fused=fused)
+    outcome = ran(topology, beats, way=Way(fused, cut=Cut((size,))))
     assert [(letter.reason, letter.stage, letter.offset) for letter in outcome.dead] == [
         ("late", "late", 2), ("processing_error", "process", 3), ("late", "late", 4),
     ]  # fmt: skip
@@ -156,7 +156,7 @@ def test_no_husk_is_left(fused: bool, size: int, window: Any) -> None:  # noqa: 
         assert (t.state("w"), t.state("r"), t.counts.opened) == ({}, {}, {})
         t.advance_watermark(100)
         assert (t.read("out"), t.read("reduced"), t.counts.closed) == ([], [], {})
-    outcome = ran(topology, beats, cut=Cut((size,), ("commit",)), fused=fused)
+    outcome = ran(topology, beats, way=Way(fused, cut=Cut((size,), ("commit",))))
     assert {place: rows for place, rows in outcome.rows.items() if rows} == {}
     assert len(outcome.dead) == 3
 
@@ -210,8 +210,8 @@ def test_float_sums_ignore_commits(fused: bool, after: tuple[str, ...], size: in
         return made
 
     beats = numbered([(n, "a", 0) for n in range(len(parts))])
-    calm = ran(topology(), beats, fused=False)
-    assert ran(topology(), beats, cut=Cut((size,), after), fused=fused).rows == calm.rows
+    calm = ran(topology(), beats, way=Way(fused=False))
+    assert ran(topology(), beats, way=Way(fused, cut=Cut((size,), after))).rows == calm.rows
     arrival = 0.0
     for part in parts:
         arrival += part
@@ -226,7 +226,7 @@ def test_a_record_refused_by_some_windows_is_not_late(fused: bool) -> None:  # n
     (step,) = play(task, [Rec(0, "a", 21), Mark(0, 25), Rec(0, "a", 20), Mark(0, 32), Rec(0, "a", 20)], [])
     assert step.counts.refused == {"w": 1 + 3}
     assert step.counts.late == {("w", "late_stream"): 1}
-    assert [msgspec.json.decode(row.value)["n"] for row in step.emits["late"]] == [4]
+    assert [msgspec.json.decode(row.value or b"")["n"] for row in step.emits["late"]] == [4]
 
 
 def interleavings(*queues: list[Any]) -> Iterable[list[Any]]:
@@ -319,7 +319,7 @@ def values(t: TestDriver) -> list[WindowResult[str, Any, Any]]:
 def test_a_mark_stands_behind_the_records_it_covers(fused: bool, size: int) -> None:  # noqa: FBT001
     """What an upstream task sends before its mark is on time downstream, in every cut."""
     beats = numbered([(ts, key, 0) for ts in range(0, 90, 3) for key in ("a", "b", "c")])
-    outcome = ran(windowed(Tumbling("10ms")), beats, cut=Cut((size,)), fused=fused, partitions=3)
+    outcome = ran(windowed(Tumbling("10ms")), beats, way=Way(fused, cut=Cut((size,))), partitions=3)
     assert numbers(outcome) == []
     assert sum(one.n for one in results(outcome)) == len(beats)
 
