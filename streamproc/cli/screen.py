@@ -38,6 +38,8 @@ LINES = 1.0
 FEW = 3
 
 WIDE = 60
+COARSE = 100
+"""From here on a fraction is shown with one digit behind the point."""
 
 
 @dataclass(slots=True)
@@ -159,12 +161,11 @@ class Screen:
 
 
 def in_words(row: Emit) -> tuple[str, str, str]:
-    """Key, time and value of a result, short enough for a line."""
-    value = _plain(row.value)
+    """Key, time and value of a result, short enough for a line; the time of a window is its end."""
+    value, key, at = _plain(row.value), row.key.decode(errors="replace") if row.key is not None else "", row.at
     if isinstance(value, dict) and {"key", "start", "end", "value"} <= value.keys():
-        return _short(value["key"]), span(value["start"], value["end"]), _short(value["value"])
-    key = "" if row.key is None else row.key.decode(errors="replace")
-    return _short(key), instant(row.at), _short(value)
+        key, at, value = _phrase(value["key"]), value["end"], value["value"]
+    return _short(key), instant(at), _short(_phrase(value))
 
 
 def _plain(raw: bytes | None) -> Any:
@@ -174,25 +175,32 @@ def _plain(raw: bytes | None) -> Any:
         return raw.decode(errors="replace") if raw is not None else None
 
 
-def _short(value: Any) -> str:
-    words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(", ", ": "))
+def _phrase(value: Any) -> str:
+    """A value as a person says it: no quotes and braces, and of a fraction what can be told apart."""
+    match value:
+        case str():
+            return value
+        case float():
+            return f"{value:,.1f}" if abs(value) >= COARSE else f"{value:.3g}"
+        case dict():
+            return ", ".join(f"{name} {_phrase(each)}" for name, each in value.items())
+        case list():
+            return ", ".join(map(_phrase, value))
+        case _:
+            return json.dumps(value)
+
+
+def _short(words: str) -> str:
     return words if len(words) <= WIDE else words[: WIDE - 3] + "..."
 
 
-def span(start: Any, end: Any) -> str:
-    """A window as a person reads it; the date is said once."""
-    first, last = instant(start), instant(end)
-    date, _, clock = last.partition(" ")
-    return f"{first} .. {clock}" if clock and first.startswith(f"{date} ") else f"{first} .. {last}"
-
-
 def instant(at: Any) -> str:
-    """An instant in ms as a person reads it."""
+    """An instant in ms as a person reads it, to the second."""
     try:
         shown = moment(at)
     except (OverflowError, TypeError):
         return str(at)
-    return shown.strftime("%Y-%m-%d %H:%M:%S") + (f".{at % 1000:03}" if at % 1000 else "")
+    return shown.strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00")
 
 
 @dataclass(slots=True)
@@ -227,13 +235,13 @@ class View:
 
 
 def _table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, style in (("topic", "cyan"), ("key", "green"), ("time", ""), ("value", "bold")):
-        table.add_column(heading, style=style, no_wrap=True, overflow="ellipsis")
-    for row in rows:
+    table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
+    table.add_column("topic", style="cyan", no_wrap=True, overflow="ellipsis", max_width=20)
+    table.add_column("key", style="green", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("time", no_wrap=True)
+    table.add_column("value", style="bold", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in (*rows, *[("", "", "", "")] * (ROWS - len(rows))):
         table.add_row(*map(Text, row))
-    for _ in range(ROWS - len(rows)):
-        table.add_row("", "", "", "")
     return table
 
 
