@@ -36,7 +36,7 @@ ENGINE = tuple(f"streamproc.core.{room}" for room in ("fuse", "joins", "operator
 """The modules of the core that act.  The others are values, which the seams may speak of."""
 
 LIBRARIES = {
-    "codecs": {"msgspec", "orjson"},  # typed and untyped JSON
+    "logs": {"orjson", "structlog"},  # the line, and its bytes
     "http": {"aiohttp", "prometheus_client"},  # /metrics is one of its pages
     "kafka": {"aiokafka", "crc32c"},  # the second is an optional speed-up of the first
 }
@@ -142,8 +142,7 @@ LAWS = (
         "runners import the core, ports and standard library",
         lambda m: under(m, "streamproc.runners"),
         lambda i: (
-            under(i.imported, "streamproc.core", "streamproc.ports", "streamproc.runners")
-            or is_stdlib(i.imported)
+            under(i.imported, "streamproc.core", "streamproc.ports", "streamproc.runners") or is_stdlib(i.imported)
         ),
     ),
     Law(
@@ -301,7 +300,8 @@ SOUND = {
     "streamproc": "from streamproc.topology import Topology",
     "streamproc.__main__": "from streamproc.cli import main",
     "streamproc.adapters": "",
-    "streamproc.adapters.codecs": "import msgspec\nimport orjson",
+    "streamproc.adapters.codecs": "import msgspec",
+    "streamproc.adapters.logs": "import orjson\nimport structlog",
     "streamproc.adapters.http": "from aiohttp import web\nimport prometheus_client",
     "streamproc.adapters.kafka": "import aiokafka\nfrom streamproc.adapters.kafka.fetch import fetch",
     "streamproc.adapters.kafka.fetch": "import asyncio, aiokafka.errors\nfrom streamproc.ports import Source",

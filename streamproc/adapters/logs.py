@@ -9,7 +9,6 @@ line per event, node and minute, where the last one says how many were left out.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor
 
@@ -143,7 +143,7 @@ def _counting(counted: Callable[[str], None]) -> Processor:
 
 
 def _as_json(_: Any, __: str, line: EventDict) -> str:
-    return json.dumps(line)
+    return orjson.dumps(line, default=str).decode()
 
 
 def _stack_apart(_: Any, __: str, line: EventDict) -> EventDict:
