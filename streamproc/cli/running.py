@@ -11,7 +11,6 @@ from typing import Any
 
 from streamproc.adapters import logs
 from streamproc.adapters.codecs import JsonSerde
-from streamproc.adapters.http import Health, HttpServer
 from streamproc.adapters.prometheus import PrometheusObserver
 from streamproc.cli import wiring
 from streamproc.cli.loading import load
@@ -110,10 +109,12 @@ def _settings(config: Config, asked: Asked, *, watched: bool) -> Settings:
 
 
 def _ran(runner: EmbeddedRunner) -> Outcome:
-    """Run; a state file that fails on the way is no mistake of the topology, and a later run may succeed."""
+    """Run; state that fails on the way, unlike state that does not fit, may be no trouble to a later run."""
     try:
         return runner.run()
     except StateError as error:
+        if runner.pulse.last_step_at is None:
+            raise
         raise StreamprocError(str(error)) from error
 
 
@@ -135,6 +136,7 @@ def _served(config: Config, metrics: PrometheusObserver, runner: EmbeddedRunner,
     if not config.http_enabled:
         yield None
         return
+    from streamproc.adapters.http import Health, HttpServer
 
     def health() -> Health:
         pulse = runner.pulse

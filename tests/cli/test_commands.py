@@ -211,3 +211,22 @@ def test_without_the_extra_one_line_says_what_to_install(
     monkeypatch.setattr(streamproc.cli, "find_spec", lambda name: None if name == "cyclopts" else object())
     code, said = failing(capsys, "run")
     assert (code, said) == (2, 'cyclopts is not installed: pip install "streamproc[cli]"')
+
+
+def test_a_field_may_be_the_key_of_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With TOPIC:FIELD=PATH a source that is keyed has keys, and each key one partition; else they are null."""
+    (folder / "keyed.py").write_text(
+        "from streamproc import Topology, Tumbling\n"
+        "topology = Topology('keyed', dead_letters='dead')\n"
+        "clicks = topology.source('clicks', dict, event_time=lambda c: c['ts'], key=str, max_future=None)\n"
+        "clicks.window(Tumbling('1d')).count(name='counts').to('counts')\n"
+    )
+    lines = [{"user": f"u{number % 5}", "ts": number} for number in range(100)]
+    (folder / "keyed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shared = ["run", "keyed", "--partitions", "3", "--no-http", "--log-level", "critical"]
+    assert main([*shared, "--input", "clicks:user=keyed.jsonl", "--output", "counts=counts.jsonl"]) == 0
+    counted = {row["key"]: row["value"] for row in map(json.loads, (folder / "counts.jsonl").read_text().splitlines())}
+    assert counted == {f"u{number}": 20 for number in range(5)}
+    capsys.readouterr()
+    assert main([*shared, "--input", "clicks=keyed.jsonl", "--state", "other.sqlite"]) == 0
+    assert "read 100, emitted 0, late 0, dead-lettered 100" in capsys.readouterr().out

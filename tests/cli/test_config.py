@@ -34,7 +34,9 @@ def sources(folder: Path) -> list[tuple[str, str, Callable[[], Config]]]:
     """Every source, the strongest first, as (level it sets, origin it is called, how it is read)."""
     flags: dict[str, object] = {}
     environment: dict[str, str] = {}
-    read = lambda: load(flags, environment, folder, dev=True)  # noqa: E731
+
+    def read() -> Config:
+        return load(flags, environment, folder, dev=True)
 
     def flag() -> Config:
         flags["log.level"] = "debug"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -181,3 +182,39 @@ def test_a_state_file_has_one_process(tmp_path: Path) -> None:
         second = run(tmp_path, *arguments)
         assert second.returncode == 3
         assert f"state.sqlite is used by process {process.pid}".encode() in second.stderr
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """Files that may not grow stop the run with exit 1; with space again it goes on, and nothing is lost or twice."""
+    (tmp_path / "clicks.jsonl").write_bytes(load(seed=1, count=20_000))
+    arguments = command("run", COUNTING, "--input=clicks=clicks.jsonl", "--output=counts=counts.jsonl", "--no-http")
+    arguments += ["--log-level=critical", "--commit-interval=1ms"]
+
+    def limited(blocks: str) -> subprocess.CompletedProcess[bytes]:
+        limit = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "bash"]
+        return subprocess.run([*limit, *arguments], cwd=tmp_path, env=environment(), capture_output=True, check=False)
+
+    full = limited("120")
+    assert (full.returncode, full.stdout, full.stderr.count(b"\n")) == (1, b"", 1)
+    assert b"counting.sqlite" in full.stderr
+    assert limited("unlimited").returncode == 0
+    found = (tmp_path / "counts.jsonl").read_bytes()
+    calm = run(tmp_path, *FILTER, stdin=(tmp_path / "clicks.jsonl").read_bytes())
+    assert found == calm.stdout
+
+
+def test_a_run_can_be_watched(tmp_path: Path) -> None:
+    """While it lasts a run answers for its metrics, its health and its plan, at the address it has said."""
+    arguments = [each for each in FILTER if each != "--no-http"]
+    with started(tmp_path, *arguments, "--port", "0") as process:
+        address = hear_of(process, b"metrics at ").split()[-1].decode().removesuffix("/metrics")
+        say(process, click(0), click(10))
+        hear(process)
+
+        def page(path: str) -> bytes:
+            with urlopen(address + path, timeout=30) as answer:  # noqa: S310 - this machine's own
+                return bytes(answer.read())
+
+        assert b'streamproc_consumed_records_total{topic="clicks",topology="counting"} 2.0' in page("/metrics")
+        assert {json.loads(page(path))["status"] for path in ("/healthz", "/readyz")} == {"ok"}
+        assert json.loads(page("/topology"))["sinks"] == ["counts", "late"]

@@ -88,7 +88,7 @@ def write_load(path: Path, seed: int, count: int) -> Path:
 def _waiting(click: Click) -> Click:
     sys.stderr.write("stuck\n")
     sys.stderr.flush()
-    while click is not None:
+    while click.n >= 0:
         signal.pause()
     return click
 
