@@ -166,6 +166,10 @@ def _value(value: Any, _at: int, _position: Position) -> Any:
     return value
 
 
+def _nothing(_value: Any, _at: int, _position: Position) -> None:
+    """The item of an aggregate that looks at no value."""
+
+
 def identity(value: X) -> X:
     """The value itself: the `of` of `First()`, `Last()`, `Collect()` and `Distinct()`."""
     return value
@@ -202,7 +206,7 @@ class Count:
     def folding(self) -> Folding:
         """Inline: `1` and `a + 1`; there is no item."""
         code = Code(take="", first="1", step="{a} + 1", mutate="", copy="{a}", names={})
-        return replace(_folding(self, _value, self.add, code), plain=True)
+        return replace(_folding(self, _nothing, self.add, code), plain=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ A cell stands at the instant that closes its window, `end + grace`, so what is d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import reduce
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from streamproc.core.aggregates import Aggregate, Folding, folding
@@ -188,6 +190,11 @@ class Folds:
             return [key, *(f.add(f.zero(), item) for f, item in zip(self.foldings, items, strict=True))]
         return [entry[0], *(f.add(a, item) for f, a, item in zip(self.foldings, entry[1:], items, strict=True))]
 
+    def folded(self, key: Any, taken: Sequence[list[Any]]) -> Entry:
+        """The entry of all these items at once, each aggregate in their order."""
+        columns = enumerate(self.foldings)
+        return [key, *(reduce(f.add, map(itemgetter(number), taken), f.zero()) for number, f in columns)]
+
     def result(self, entry: Entry) -> Any:
         """The result of an entry in the shape that was asked for."""
         results = [f.result(a) for f, a in zip(self.foldings, entry[1:], strict=True)]
@@ -289,8 +296,8 @@ _WAITING, _HELD = 0, 1
 class TrailingAggregate:
     """One result per event: the fold of its key's accepted records in [t - d, t] (S11).
 
-    Slot 0 holds the events that wait for their own window to close, at `t + 1 + grace`; slot 1 the records of a key
-    and instant until no window can need them, at `t + d + 1 + grace`.  A record is `(value, position)`.
+    Slot 0 holds the events that wait for their own window to close, at `t + 1 + grace`; slot 1 what the aggregates took
+    from the records of a key and instant until no window can need it, at `t + d + 1 + grace`.
     """
 
     window: Trailing
@@ -315,11 +322,10 @@ class TrailingAggregate:
                 if not ctx.scan(key, own + 1, own + d, slot=_WAITING):
                     ctx.late(record, (at - d, at + 1))
                     continue
-            self.folds.items(record.value, at, position_of(record))
-            here = (record.value, position_of(record))
-            ctx.put(at + lasts, key, (*(ctx.get(at + lasts, key, slot=_HELD) or ()), here), slot=_HELD)
+            items = self.folds.items(record.value, at, position_of(record))
+            ctx.put(at + lasts, key, [*(ctx.get(at + lasts, key, slot=_HELD) or ()), items], slot=_HELD)
             if waiting:
-                ctx.put(own, key, (*(ctx.get(own, key, slot=_WAITING) or ()), here), slot=_WAITING)
+                ctx.put(own, key, [*(ctx.get(own, key, slot=_WAITING) or ()), record.value], slot=_WAITING)
             if self.updates:
                 yield from self._changed(record, ctx)
 
@@ -334,13 +340,11 @@ class TrailingAggregate:
 
     def _results(self, at: int, key: Any, events: Any, ctx: Context) -> Iterator[AnyRecord]:
         folds, lasts = self.folds, self.window.d + 1 + self.window.grace
-        entry: Entry | None = None
-        for cell in ctx.scan(key, at - self.window.d + lasts, at + lasts, slot=_HELD):
-            for value, position in cell.value:
-                entry = folds.add(key, entry, folds.items(value, cell.at - lasts, position))
-        if entry is None:
+        cells = ctx.scan(key, at - self.window.d + lasts, at + lasts, slot=_HELD)
+        if not cells:
             return
-        for nth, (value, _) in enumerate(events):
+        entry = folds.folded(key, [items for cell in cells for items in cell.value])
+        for nth, value in enumerate(events):
             found = WindowResult(
                 key, at - self.window.d, at + 1, folds.result(entry), value, updates=self.updates, nth=nth
             )
