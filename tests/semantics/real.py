@@ -35,7 +35,7 @@ from streamproc import (
     Tumbling,
 )
 from tests.laws import ms
-from tests.semantics.ways import unzipped
+from tests.semantics.ways import Letter, Ran, unzipped
 
 Row = dict[str, Any]
 ERROR = 0.01
@@ -65,7 +65,7 @@ class Oracle:
     @property
     def path(self) -> Path:
         """The file of the stream."""
-        return self.folder / f"{self.stream}.jsonl.gz"
+        return there(self.folder, self.stream)
 
     @property
     def key(self) -> str:
@@ -77,7 +77,12 @@ class Oracle:
         """The rows of a file, `windows` or `dropped` where there are two."""
         name = f"{self.name}.{part}" if part else self.name
         assert name in self.files
-        return list(map(msgspec.json.decode, unzipped(self.folder / "oracles" / f"{name}.jsonl.gz")))
+        return list(map(msgspec.json.decode, unzipped(there(self.folder / "oracles", name))))
+
+
+def there(folder: Path, name: str) -> Path:
+    """A file of JSON lines, compressed or not."""
+    return next(path for path in (folder / f"{name}.jsonl.gz", folder / f"{name}.jsonl") if path.exists())
 
 
 @lru_cache(maxsize=8)
@@ -363,3 +368,22 @@ def flat(row: Row) -> Row:
     if "event" in row:
         return {"seq": row["event"]["seq"], **row["value"]}
     return {"key": row["key"], "window_start": row["start"], "window_end": row["end"], **row["value"]}
+
+
+def compared(oracle: Oracle, ran: Ran) -> int:
+    """How many rows of windows and refusals were compared."""
+    rows = compare(oracle.expected("windows"), list(map(flat, ran.rows["out"])), oracle.ids, FIELDS[oracle.op])
+    dropped = oracle.expected("dropped")
+    assert ran.refused.get("w", 0) == len(dropped)
+    by_event: dict[int, list[Row]] = {}
+    for row in dropped:
+        by_event.setdefault(row["seq"], []).append(row)
+    size = oracle.parameters["size_ms"]
+    windows = size // oracle.parameters.get("hop_ms", size)
+    late = [
+        Letter(seq, refusals[-1]["watermark"], (refusals[-1]["window_start"], refusals[-1]["window_start"] + size))
+        for seq, refusals in sorted(by_event.items())
+        if len(refusals) == windows
+    ]
+    assert sorted(ran.late) == late
+    return rows + len(dropped)

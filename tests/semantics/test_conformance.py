@@ -7,7 +7,6 @@ operators and by generated loops, all steps in one batch and one step a batch; t
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -66,12 +65,9 @@ def cuts(at_once: bool) -> list[int] | None:  # noqa: FBT001 - it is the paramet
     return [] if at_once else None
 
 
-def test_the_cases_are_those_of_the_semantics() -> None:
+def test_the_cases_are_those_of_the_semantics(reference_data: Path) -> None:
     """Each committed case stands in the semantics as it is, so that neither can change alone."""
-    root = os.environ.get("STREAMPROC_TEST_DATA")
-    if not root:
-        pytest.skip("STREAMPROC_TEST_DATA names no folder")
-    lines = (Path(root) / "semantics.md").read_text().splitlines()
+    lines = (reference_data.parent / "semantics.md").read_text().splitlines()
     known = {case["id"]: case for case in map(json.loads, filter(lambda line: line.startswith('{"id":'), lines))}
     assert {case["id"]: case for case in CASES} == {case["id"]: known.get(case["id"]) for case in CASES}
 

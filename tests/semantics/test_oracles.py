@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from streamproc.core.batch import END, Batch, DeadLetter
-from tests.semantics.real import ERROR, FIELDS, Departure, Oracle, Row, compare, flat, oracles, topology_of
+from tests.semantics.real import ERROR, FIELDS, Departure, compare, compared, flat, oracles, topology_of
 from tests.semantics.scripts import task_of
 from tests.semantics.ways import WAYS, Letter, Lines, Ran, unzipped
 
@@ -147,22 +147,3 @@ def letter(dead: DeadLetter) -> Letter:
     assert dead.reason == "late"
     assert dead.window is not None
     return Letter(dead.offset, dead.watermark, dead.window)
-
-
-def compared(oracle: Oracle, ran: Ran) -> int:
-    """How many rows of windows and refusals were compared."""
-    rows = compare(oracle.expected("windows"), list(map(flat, ran.rows["out"])), oracle.ids, FIELDS[oracle.op])
-    dropped = oracle.expected("dropped")
-    assert ran.refused.get("w", 0) == len(dropped)
-    by_event: dict[int, list[Row]] = {}
-    for row in dropped:
-        by_event.setdefault(row["seq"], []).append(row)
-    size = oracle.parameters["size_ms"]
-    windows = size // oracle.parameters.get("hop_ms", size)
-    late = [
-        Letter(seq, refusals[-1]["watermark"], (refusals[-1]["window_start"], refusals[-1]["window_start"] + size))
-        for seq, refusals in sorted(by_event.items())
-        if len(refusals) == windows
-    ]
-    assert sorted(ran.late) == late
-    return rows + len(dropped)
