@@ -75,7 +75,8 @@ class MemoryStore:
         self._buckets: dict[tuple[str, int], dict[int, dict[KeyId, Entry]]] = {}
 
     def bucket(self, node: str, slot: int, at: int) -> Mapping[KeyId, Entry]:
-        return self._buckets.get((node, slot), {}).get(at, _ABSENT)
+        times = self._buckets.get((node, slot))
+        return _ABSENT if times is None else times.get(at, _ABSENT)
 
     def times(self, node: str, slot: int) -> Iterable[int]:
         return self._buckets.get((node, slot), {}).keys()
@@ -223,8 +224,13 @@ class Cells:
     def scan(self, key: KeyId, low: int, high: int) -> list[tuple[int, Entry]]:
         """The cells of one key with low <= time <= high, ascending; only where `by_key` was asked for."""
         times = self._index.get(key, [])
-        found = times[bisect_left(times, low) : bisect_right(times, high)]
-        return [(at, entry) for at in found if (entry := self.get(at, key)) is not None]
+        found: list[tuple[int, Entry]] = []
+        for at in times[bisect_left(times, low) : bisect_right(times, high)]:
+            entry = self.fresh.get(at, _ABSENT).get(key)
+            if entry is None:  # what is in the index is there, and so is not one that was removed
+                entry = self._store.bucket(self.node, self.slot, at)[key]
+            found.append((at, entry))
+        return found
 
     def changes(self) -> list[Change]:
         """What a commit has to make durable; nothing for what came and went since the last one."""

@@ -174,7 +174,8 @@ class Site:
 
     def scan(self, key: Any, low: int, high: int, *, slot: int = 0) -> list[Cell]:
         found = self.cells[slot].scan(self.task.key_id(key), low, high)
-        return [Cell(at, entry[0], entry[1], slot) for at, entry in found]
+        new = tuple.__new__
+        return [new(Cell, (at, entry[0], entry[1], slot)) for at, entry in found]
 
     def key_id(self, key: Any) -> KeyId:
         return self.task.key_id(key)
