@@ -111,7 +111,9 @@ def _execute(block: Block, module: ModuleType) -> None:
     code = compile("\n" * (block.line - 1) + block.text, str(block.page), "exec")
     exec(code, vars(module))  # noqa: S102 - the documentation of this repository
     for name in [name for name in vars(module) if name not in before and name.startswith("test_")]:
-        vars(module)[name]()
+        test = vars(module)[name]
+        if not test.__code__.co_argcount:  # those with fixtures are pytest's to call
+            test()
 
 
 def _converse(block: Block, folder: Path) -> None:
