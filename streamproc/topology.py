@@ -41,6 +41,11 @@ R8 = TypeVar("R8")
 EventTime: TypeAlias = int | datetime | None
 Emission: TypeAlias = Literal["on_close", "on_update"]
 Then: TypeAlias = Literal["dead_letter", "skip", "fail"]
+Reason: TypeAlias = Literal[
+    "deserialization_error", "invalid_timestamp", "future_timestamp", "processing_error", "null_key", "null_value",
+    "expectation_failed", "late", "serialization_error", "production_error",
+]  # fmt: skip
+"""The keys of `plan.REASONS`, as type checkers and editors see them."""
 
 
 class Topology:
@@ -190,7 +195,7 @@ class Stream(Generic[V]):
         return Stream(self.topology, _merge(self, others))
 
     def on_error(
-        self, *reasons: str, then: Then = "dead_letter", retry: int = 0, topic: str | None = None
+        self, *reasons: Reason, then: Then = "dead_letter", retry: int = 0, topic: str | None = None
     ) -> Stream[V]:
         """What the node before this does with records it cannot process (S42); no reasons mean all.
 
@@ -258,7 +263,7 @@ class Keyed(Generic[K, V]):
         return Keyed(self.topology, _merge(self, others))
 
     def on_error(
-        self, *reasons: str, then: Then = "dead_letter", retry: int = 0, topic: str | None = None
+        self, *reasons: Reason, then: Then = "dead_letter", retry: int = 0, topic: str | None = None
     ) -> Keyed[K, V]:
         """What the node before this does with records it cannot process, as `Stream.on_error`."""
         _govern(self, reasons, then, retry, topic)
