@@ -23,7 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streamproc.core.batch import DeadLetter, Emit, Step
+from streamproc.core.batch import Counts, DeadLetter, Emit, Step
 from streamproc.core.instants import moment
 from streamproc.ports import Commit, Source
 
@@ -52,11 +52,22 @@ class Tally:
     late: int = 0
     dead: int = 0
     closed: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def skip(self, counts: Counts) -> None:
+        """Count what was passed over, late records apart, by reason."""
+        for (_, reason, action), number in (*counts.dropped.items(), *counts.errors.items()):
+            if action == "skip":
+                self.skipped[reason] = self.skipped.get(reason, 0) + number
 
     def words(self) -> str:
         """All of it in one line."""
         parts = [f"read {self.read:,}", f"emitted {self.emitted:,}", f"late {self.late:,}"]
-        return ", ".join([*parts, f"dead-lettered {self.dead:,}", f"windows closed {self.closed:,}"])
+        parts += [f"dead-lettered {self.dead:,}", f"windows closed {self.closed:,}"]
+        if self.skipped:
+            reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(self.skipped.items()))
+            parts.append(f"skipped {sum(self.skipped.values()):,} ({reasons})")
+        return ", ".join(parts)
 
 
 Key: TypeAlias = tuple[str, bytes | None]
@@ -103,6 +114,7 @@ class Screen:
         """Counts, keeps the newest results, and draws when it is time."""
         self.tally.late += sum(step.counts.late.values())
         self.tally.closed += sum(step.counts.closed.values())
+        self.tally.skip(step.counts)
         if self.drawing is None:
             return
         for topic, rows in step.emits.items():

@@ -54,6 +54,13 @@ def inputs(given: Sequence[str], plan: Plan) -> list[Input]:
         raise ConfigError(
             f"{plan.name} reads {sources}, and there is no input for {missing[0]}: --input {missing[0]}=PATH"
         )
+    keyed = {inlet.topic for inlet in plan.inlets if inlet.source is not None and inlet.source.key is not None}
+    for one in found.values():
+        if one.topic in keyed and one.field is None:
+            raise ConfigError(
+                f"source {one.topic!r} is keyed, and JSON lines have no key of their own: "
+                f"name the field that holds it, as in --input {one.topic}:FIELD={one.path}"
+            )
     if sum(one.path == STANDARD for one in found.values()) > 1:
         raise ConfigError("standard input (-) can be the input of one topic only")
     return list(found.values())

@@ -9,7 +9,7 @@ A message that is refused here leaves at once: its refusal stands in the batch w
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -158,6 +158,27 @@ class Feed:
     def holds(self, queue: int) -> int:
         """The number of records, refusals and marks that wait in a queue."""
         return sum(len(one.values) + len(one.refusals) + len(one.marks) for one in self._queues[queue])
+
+    def waiting(self, queue: int) -> list[dict[str, Any]]:
+        """What has crossed a repartition topic and waits in a queue, as data: `wait_again` puts it back."""
+        return [
+            {
+                "inputs": one.inputs,
+                "values": one.values,
+                "times": one.times,
+                "keys": one.keys,
+                "headers": one.headers,
+                "places": one.places,
+                "marks": one.marks,
+            }
+            for one in self._queues[queue]
+        ]
+
+    def wait_again(self, queue: int, waiting: Iterable[Mapping[str, Any]]) -> None:
+        """Put back what waited in a queue at the last commit."""
+        for one in waiting:
+            count = len(one["values"])
+            self.add(queue, Slice(offsets=range(count), next_offset=None, origins=range(count), **one))
 
     def next(self, awaited: Sequence[bool], limit: int = SLICE) -> Batch | None:
         """The next batch of up to `limit` records, None while there is nothing that may be taken.

@@ -3,7 +3,8 @@
     offer(runs) --> feeds --> tasks --> Steps --> commit: rows, state, positions of all of them together
                                └── crossings and marks --> feeds of the next stage
 
-What crosses a repartition topic is worked off before the commit, so nothing is ever left in one between two commits.
+What crosses a repartition topic is worked off before the commit; where it has to wait for another input, it is a part
+of its task's position, so nothing is ever left in such a topic between two commits.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ class _Bench:
     queues: tuple[Inlet, ...]
     awaited: list[bool]
     marked: dict[str, int] = field(default_factory=dict)
+
+    def waiting(self) -> dict[str, Any]:
+        """What crossed to this task and waits there while another inlet is awaited: a part of its position."""
+        queues = {inlet.topic: queue for queue, inlet in enumerate(self.queues) if inlet.source is None}
+        waits = {topic: kept for topic, queue in queues.items() if (kept := self.feed.waiting(queue))}
+        return {"waiting": waits} if waits else {}
 
     def input(self, topic: str, number: int) -> int:
         """The number of the input that is this partition, or this upstream task."""
@@ -100,7 +107,10 @@ class Engine:
                 if fused:
                     fuse(task)
                 awaited = [inlet.source is not None and not _ended(task, inlet, number) for inlet in queues]
-                self._benches.append(_Bench(name, number, stage, task, Feed(len(queues)), queues, awaited))
+                feed = Feed(len(queues))
+                for topic, waits in (task.settled or {}).get("waiting", {}).items():
+                    feed.wait_again(next(n for n, inlet in enumerate(queues) if inlet.topic == topic), waits)
+                self._benches.append(_Bench(name, number, stage, task, feed, queues, awaited))
         self._emits: dict[tuple[str, int], list[Emit]] = {}
         self._dead: list[DeadLetter] = []
 
@@ -225,7 +235,7 @@ class Engine:
         for bench in self._benches:
             if changes := bench.task.changes():
                 commit.changes[bench.name] = changes
-            commit.positions[bench.name] = bench.task.position()
+            commit.positions[bench.name] = bench.task.position() | bench.waiting()
         return commit
 
     def committed(self, commit: Commit) -> list[DeadLetter]:

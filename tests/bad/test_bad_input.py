@@ -183,6 +183,15 @@ def test_without_a_dead_letter_topic_poison_stops_the_run(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_what_is_skipped_is_told(tmp_path: Path) -> None:
+    """Without a dead-letter topic a null key is passed over, and the summary says how many and why."""
+    place = Place(tmp_path, TOPOLOGY.replace(', dead_letters="bad.dead"', ""))
+    place.lines([*encoded(GOOD), b'{"key":null,"x":1,"ts":1000}'])
+    done = place.command("run", "bad:topology", "--input", "in=in.jsonl", "--state", "s.sqlite", "--no-http")
+    assert done.returncode == 0
+    assert "skipped 1 (null_key 1)" in done.stdout
+
+
 def test_two_nodes_of_one_name() -> None:
     """A name is the identity of state: a second node of the same name is refused when it is made."""
     topology = Topology("twice")
@@ -216,8 +225,9 @@ def test_a_topology_without_a_source() -> None:
         (("", ""), ("in=missing.jsonl",), 2, "missing.jsonl"),
         (("", ""), ("other=in.jsonl",), 2, "no source 'other'; it has in"),
         (('Tumbling("1m")', "Tumbling(60)"), ("in=in.jsonl",), 3, "a bare number has no unit"),
+        (("event_time=lambda", "key=str, event_time=lambda"), ("in=in.jsonl",), 2, "--input in:FIELD=in.jsonl"),
     ],
-    ids=["no_event_time", "missing_file", "unknown_topic", "bare_number"],
+    ids=["no_event_time", "missing_file", "unknown_topic", "bare_number", "keyed_without_field"],
 )
 def test_what_cannot_run_says_what_to_do(
     tmp_path: Path, change: tuple[str, str], arguments: tuple[str, ...], code: int, says: str

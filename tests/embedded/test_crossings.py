@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from streamproc import Topology, Tumbling
 from tests.embedded.machine import Item, Machine, Script
 from tests.embedded.topologies import Click
@@ -29,7 +27,6 @@ def both() -> Topology:
 CLICKS: list[list[Item]] = [[click(100, 0), click(200, 1)], [click(300, 0), click(1400, 1)], [click(5000, 0)]]
 
 
-@pytest.mark.xfail(reason="what waits behind an awaited source is not part of a commit", strict=True)
 def test_records_that_wait_behind_a_crossing_are_not_lost(tmp_path: Path) -> None:
     """A stage with a source that has nothing yet holds what has crossed to it; a restart does not drop that."""
     calm, rough = (Machine(tmp_path / name, both(), partitions=2) for name in ("calm", "rough"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import sqlite3
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from streamproc.adapters.packing import unpack
 from tests.embedded.kills import environment
 
 KILLS = 50
-COUNT = 250_000
+COUNT = 800_000
 TOPOLOGY = """
     import msgspec
     from streamproc import Count, Max, Sum, Topology, Tumbling
@@ -28,7 +28,7 @@ TOPOLOGY = """
         n: int
 
     def weighed(click: Click) -> Click:
-        hash(tuple(range(click.n % 7 + 200)))   # some work, so that there is something to kill
+        hash(tuple(range(click.n % 7 + 60)))   # some work, so that there is something to kill
         return click
 
     topology = Topology("killed", dead_letters="dead")
@@ -84,6 +84,15 @@ def killed_after(command: list[str], folder: Path, seconds: float) -> bool:
         return child.wait() == -9
 
 
+def committed(state: Path) -> int:
+    """How many clicks have been committed."""
+    if not state.exists():
+        return 0
+    with closing(sqlite3.connect(state)) as file:
+        found = file.execute("SELECT position FROM positions").fetchone()
+    return 0 if found is None else int(unpack(found[0])["inputs"]["clicks/0"][0])
+
+
 @pytest.mark.slow
 def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     """After fifty kills and one run that is let through, output files and topics equal the oracle, byte for byte."""
@@ -94,20 +103,20 @@ def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     )
     command = [
         sys.executable, "-m", "streamproc", "run", "killed:topology", "--input=clicks=clicks.jsonl", "--no-http",
-        "--output=out=out.jsonl", "--output=late=late.jsonl", "--state=state.sqlite", "--commit-interval=5ms",
+        "--output=out=out.jsonl", "--output=late=late.jsonl", "--state=state.sqlite", "--commit-interval=1ms",
         "--log-format=json",
     ]  # fmt: skip
-    chance = random.Random(3)
-    kills = 0
+    chance, patience, moved, before = random.Random(3), 0.08, 0, 0
     for _ in range(KILLS):
-        kills += killed_after(command, tmp_path, chance.uniform(0.0, 0.08))
+        seconds = max(0.0, patience + chance.uniform(-0.04, 0.04))
+        assert killed_after(command, tmp_path, seconds), "a run must not end before its kill"
+        after = committed(tmp_path / "state.sqlite")
+        moved += after > before
+        patience += -0.01 if after > before else 0.01  # a busy machine needs longer to come to its first commit
+        before = after
+    assert moved > KILLS // 5, "the kills were to fall within the work"
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
-    assert kills == KILLS
-    told = re.search(rb"done: read ([0-9,]+), ", done.stdout)
-    assert told is not None
-    left = int(told[1].replace(b",", b""))
-    assert 0 < left < COUNT * 3 // 4, "the kills were to fall within the work, with some of it done between them"
     out, late = oracle(clicks)
     assert (tmp_path / "out.jsonl").read_bytes() == out
     assert (tmp_path / "late.jsonl").read_bytes() == late
