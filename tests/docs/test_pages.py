@@ -102,7 +102,8 @@ def test_the_generated_loop_is_current(tmp_path: Path) -> None:
     """The loop that the page on architecture shows is the one that its topology has."""
     page = DOCS / "architecture.md"
     (shown,) = [block.text for block in blocks(page) if block.text.startswith("def loop(")]
-    assert shown == code(build(run_page(page, tmp_path)["shown"].graph()))
+    current = code(build(run_page(page, tmp_path)["shown"].graph()))
+    assert shown == current, f"put this loop into docs/architecture.md:\n{current}"
 
 
 def test_every_room_is_on_the_map() -> None:
