@@ -7,8 +7,8 @@
     except: plain(index)            late, null, failing: that one record by its plain meaning
 
 The loop of an inlet covers the chain of stateless nodes behind it, one parting of ways, and fixed windows on close or
-plain sinks at the ends; to any other node it hands records one at a time.  A law says that nobody can tell a generated
-loop from the plain one.
+plain sinks at the ends; to any other node it hands records one at a time.  Windows whose results go straight to topics
+close all at once.  A law says that nobody can tell a generated loop from the plain one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from itertools import repeat
 from typing import Any
 
 from streamproc.core.aggregates import Folding
-from streamproc.core.batch import FARTHEST, Crossing, Emit
+from streamproc.core.batch import FARTHEST, Cell, Crossing, Emit
 from streamproc.core.errors import TaskFailed
 from streamproc.core.operators import Branch, Cross, Filter, KeyBy, Keyed, Map, Pass, Sink, Split
 from streamproc.core.plan import Place, Plan, Stage, shown
-from streamproc.core.state import key_id
-from streamproc.core.task import Task
+from streamproc.core.state import Entry, KeyId, key_id
+from streamproc.core.task import Site, Task
 from streamproc.core.windowing import WindowAggregate, WindowResult
 from streamproc.core.windows import FixedWindow, Tumbling
 
@@ -43,6 +43,48 @@ def fuse(task: Task) -> None:
     task.alone = len(task.inputs) == 1 and task.stage.inlets[0].source is not None
     for number in range(len(task.stage.inlets)):
         task.loops[number] = _compiled(_Loop(task.stage, number, moving=task.alone))
+    for site in task.stateful:
+        if isinstance(site.operator, WindowAggregate) and all(_is_plain(child.operator) for child in site.children):
+            site.closer = _closer(task, site, site.operator)
+
+
+def _closer(task: Task, site: Site, windows: WindowAggregate) -> Callable[[int, list[tuple[KeyId, Entry]]], None]:
+    """What closes all windows of one instant whose results go straight to topics, and nowhere else."""
+    name, result, new = site.place.name, windows.folds.result, tuple.__new__
+    encode, encode_key = task.writer
+
+    def close(at: int, taken: list[tuple[KeyId, Entry]]) -> None:
+        if windows.updates:  # these results have been written
+            task.closed(name, len(taken))
+            return
+        start, end = windows.bounds(at)
+        outs = [task.outs[child.operator.topic] for child in site.children]
+        passed = 0
+        for _, entry in taken:
+            try:
+                key = entry[0]
+                route = encode_key(key)
+                row = new(Emit, (route, encode(WindowResult(key, start, end, result(entry))), end - 1, (), route))
+            except Exception:  # noqa: BLE001 - user code, or a value without bytes: that one by its plain meaning
+                task.close(site, Cell(at, entry[0], entry))
+                continue
+            for out in outs:
+                out.append(row)
+            passed += 1
+        task.closed(name, passed)
+        task.tally(name, 0, passed)
+        for child in site.children:
+            task.tally(child.place.name, passed, passed)
+
+    return close
+
+
+def _is_plain(operator: Any) -> bool:
+    """Whether this is a topic that everything goes to as it is."""
+    match operator:
+        case Sink(str(), _, None, None, None):
+            return True
+    return False
 
 
 def code(plan: Plan) -> str:
@@ -165,10 +207,7 @@ class _Loop:
         return isinstance(self._op(number), WindowAggregate) and not self._op(number).updates
 
     def _writes(self, number: int) -> bool:
-        match self._op(number):
-            case Sink(str(), _, None, None, None) | Cross():
-                return True
-        return False
+        return _is_plain(self._op(number)) or isinstance(self._op(number), Cross)
 
     # names
 

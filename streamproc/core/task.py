@@ -72,7 +72,10 @@ class Failed(Exception):
 class Site:
     """One node of a task at work: its cells, its watermark, and what its operator may do (a `FoldContext`)."""
 
-    __slots__ = ("accept", "cells", "children", "combined", "number", "operator", "place", "task", "watermark", "whole")
+    __slots__ = (
+        "accept", "cells", "children", "closer", "combined",
+        "number", "operator", "place", "task", "watermark", "whole",
+    )  # fmt: skip
 
     def __init__(self, task: Task, number: int, place: Place, store: Store, combined: Combined) -> None:
         self.task = task
@@ -92,6 +95,7 @@ class Site:
             Cross: self._cross,
         }
         self.accept = accepts.get(type(place.operator), self._run)
+        self.closer: Callable[[int, list[tuple[KeyId, Entry]]], None] | None = None
 
     # what the task asks of it
 
@@ -153,7 +157,11 @@ class Site:
             at, slot = min((cells.next_due(), cells.slot) for cells in self.cells)
             if at > self.watermark:
                 return
-            for _, entry in self.cells[slot].take(at):
+            taken = self.cells[slot].take(at)
+            if self.closer is not None:
+                self.closer(at, taken)
+                continue
+            for _, entry in taken:
                 self.task.close(self, Cell(at, entry[0], entry if self.whole else entry[1], slot))
 
     def due(self) -> int:
@@ -234,7 +242,7 @@ class Task:
 
     `inputs` are what feeds it, in the order that breaks ties (S39).  `settled` is the position record of its last
     commit, None at its very beginning.  `loops`, from `fuse`, replace the plain way of an inlet's records; where the
-    task is `alone` with one input, they see to W themselves.
+    task is `alone` with one input, they see to W themselves.  So does the `closer` of a site for its due cells.
     """
 
     def __init__(
@@ -436,6 +444,11 @@ class Task:
         """Count windows that a loop has opened."""
         if cells:
             self.counts.opened[node] = self.counts.opened.get(node, 0) + cells
+
+    def closed(self, node: str, cells: int) -> None:
+        """Count windows that were closed all at once."""
+        if cells:
+            self.counts.closed[node] = self.counts.closed.get(node, 0) + cells
 
     def unmatched(self, node: str, records: int) -> None:
         """Count records that no branch of a split took."""
