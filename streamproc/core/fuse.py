@@ -178,6 +178,7 @@ class _Loop:
             rekeyed or any(isinstance(self._op(number), KeyBy) for number in path.chain) for path in self.paths
         )
         self.has_key = rekeyed or self.needs_key
+        self.needs_place = False
         self._body(parted=parted)
         self.source = self._whole()
 
@@ -371,10 +372,9 @@ class _Loop:
             return
         self._begin("encode, encode_key = task.writer")
         if isinstance(self._op(end), Cross):
+            self.needs_place = True
             self._begin(f"out{end} = task.crossings[{self._op(end).topic!r}]")
-            self.text.say(
-                f"kb{end} = encode_key({k})", f"row{end} = new(Crossing, ({k}, {v}, ts, h, place(), kb{end}))"
-            )
+            self.text.say(f"kb{end} = encode_key({k})", f"row{end} = new(Crossing, ({k}, {v}, ts, h, p, kb{end}))")
             return
         self._begin(f"out{end} = task.outs[{self._op(end).topic!r}]")
         self.text.say(
@@ -400,6 +400,8 @@ class _Loop:
             columns["k"] = "repeat(None) if batch.keys is None else batch.keys[start:stop]"
         if "ts, h, " in body:
             columns["h"] = "repeat(()) if batch.headers is None else batch.headers[start:stop]"
+        if self.needs_place:
+            columns["p"] = "task.places(number, start, stop)"
         whole = _Text()
         with whole.block("def loop(task, batch, number, start, stop):"):
             ends = [f"{self.places[p.end].name}: {shown(self._op(p.end))}" for p in self.paths if p.end is not None]
@@ -416,7 +418,6 @@ class _Loop:
             whole.say("handed = 0", *self.start, self.forget)
             whole.say("it = iter(batch.values[start:stop]); left = it.__length_hint__; n = stop - start")
             whole.say("index = lambda: stop - left() - 1")
-            whole.say("place = lambda: task.place(number, index())" if "place()" in body else "")
             whole.say(f"records = zip({', '.join(columns.values())})")
             with whole.block("while True:"):
                 with whole.block("try:"):
@@ -557,7 +558,8 @@ class _Fold:
         assert folding.code is not None
         names = {name: self.loop._bind(name, what) for name, what in folding.code.names.items()}  # noqa: SLF001
         template: str = getattr(folding.code, part)
-        return template.format_map({"at": "ts", "pos": "place()", **names, **given})
+        self.loop.needs_place |= "{pos}" in template
+        return template.format_map({"at": "ts", "pos": "p", **names, **given})
 
     def _take(self, folding: Folding, v: str) -> str:
         if folding.code is not None:

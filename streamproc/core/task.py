@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from streamproc.core.batch import (
@@ -433,6 +434,13 @@ class Task:
         batch, source = self._batch, self.inputs[number]
         known = batch.places[index] if batch.places is not None else None
         return known or (source.topic, source.partition, batch.offsets[index])
+
+    def places(self, number: int, start: int, stop: int) -> Iterable[Position]:
+        """Where each of a stretch of records of one input came from."""
+        batch, source = self._batch, self.inputs[number]
+        if batch.places is None:
+            return zip(repeat(source.topic), repeat(source.partition), batch.offsets[start:stop], strict=False)
+        return (self.place(number, index) for index in range(start, stop))
 
     def tally(self, node: str, entered: int, left: int) -> None:
         """Count records that went through a node in a loop."""
