@@ -34,8 +34,8 @@ MOVES = 0.125
 """Seconds between two pictures of the view."""
 
 LINES = 1.0
-"""Seconds between two sets of plain lines, and how many results are in one."""
-FEW = 3
+"""Seconds between two sets of plain lines, and how many results are in one: the newest of so many topics."""
+FEW = 6
 
 WIDE = 60
 COARSE = 100
@@ -87,7 +87,10 @@ class Drawing(Protocol):
 
 @dataclass(slots=True)
 class Screen:
-    """The observer behind every drawing.  `newest` has the newest result of each topic and key, the last one last."""
+    """The observer behind every drawing.
+
+    `newest` has the newest result of each topic and key, the last one last; `latest` that of each topic.
+    """
 
     sources: Sequence[Source]
     sinks: frozenset[str]
@@ -96,6 +99,7 @@ class Screen:
     address: str | None = None
     tally: Tally = field(default_factory=Tally)
     newest: dict[Key, Emit] = field(default_factory=dict)
+    latest: dict[str, Emit] = field(default_factory=dict)
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +123,7 @@ class Screen:
             return
         for topic, rows in step.emits.items():
             if topic in self.sinks:
+                self.latest[topic] = rows[-1]
                 for row in rows[-ROWS:]:
                     place = topic, row.key
                     self.newest.pop(place, None)
@@ -288,9 +293,9 @@ class Lines:
     def draw(self, screen: Screen) -> None:
         """Write what is new."""
         if self.results:
-            for row in reversed(screen.last(FEW)):
-                print("  ".join(part for part in row if part), file=self.stream)
-            screen.newest.clear()
+            for topic, row in sorted(screen.latest.items())[:FEW]:
+                print("  ".join(part for part in (topic, *in_words(row)) if part), file=self.stream)
+            screen.latest.clear()
         share = screen.share
         far = "" if share is None else f" ({share:.0%})"
         print(f"{screen.tally.words()}{far}", file=self.stream, flush=True)

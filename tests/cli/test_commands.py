@@ -214,7 +214,7 @@ def test_without_the_extra_one_line_says_what_to_install(
 
 
 def test_a_field_may_be_the_key_of_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With TOPIC:FIELD=PATH a source that is keyed has keys, and each key one partition; else they are null."""
+    """With TOPIC:FIELD=PATH a source that is keyed has keys, and each key one partition; without, it is refused."""
     (folder / "keyed.py").write_text(
         "from streamproc import Topology, Tumbling\n"
         "topology = Topology('keyed', dead_letters='dead')\n"
@@ -228,5 +228,5 @@ def test_a_field_may_be_the_key_of_lines(folder: Path, capsys: pytest.CaptureFix
     counted = {row["key"]: row["value"] for row in map(json.loads, (folder / "counts.jsonl").read_text().splitlines())}
     assert counted == {f"u{number}": 20 for number in range(5)}
     capsys.readouterr()
-    assert main([*shared, "--input", "clicks=keyed.jsonl", "--state", "other.sqlite"]) == 0
-    assert "read 100, emitted 0, late 0, dead-lettered 100" in capsys.readouterr().out
+    assert main([*shared, "--input", "clicks=keyed.jsonl", "--state", "other.sqlite"]) == 2
+    assert "name the field that holds it, as in --input clicks:FIELD=keyed.jsonl" in capsys.readouterr().err
