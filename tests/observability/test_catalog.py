@@ -19,10 +19,8 @@ def faults(metric: Metric) -> list[str]:
     words = metric.name.split("_")
     stem = metric.name.removesuffix("_total")
     checks = {
-        "a name is streamproc_ and small words": re.fullmatch(r"streamproc(_[a-z]+)+", metric.name)
-        is not None,
-        "counters, and only they, end in _total": (metric.kind == "counter")
-        == metric.name.endswith("_total"),
+        "a name is streamproc_ and small words": re.fullmatch(r"streamproc(_[a-z]+)+", metric.name) is not None,
+        "counters, and only they, end in _total": (metric.kind == "counter") == metric.name.endswith("_total"),
         "seconds and bytes end the name": metric.unit not in ("seconds", "bytes", "ratio")
         or stem.endswith("_" + metric.unit),
         "records stand in the name": metric.unit != "records" or "record" in metric.name,

@@ -18,9 +18,7 @@ from tests.observability.plans import PLAN, busy_step, full_commit, letter
 
 def watched(**other: Any) -> PrometheusObserver:
     """An observer of the small plan with clocks that stand still."""
-    observer = PrometheusObserver(
-        "orders", CollectorRegistry(), Worker(**other), clock=lambda: 1234.5, cpu=lambda: 6.5
-    )
+    observer = PrometheusObserver("orders", CollectorRegistry(), Worker(**other), clock=lambda: 1234.5, cpu=lambda: 6.5)
     observer.planned(PLAN)
     return observer
 
@@ -98,10 +96,7 @@ def test_labels_are_those_of_the_catalogue() -> None:
 def test_nothing_is_exported_that_the_catalogue_does_not_know() -> None:
     """The names in a registry of the observer's own are those of the catalogue, without `_created`."""
     known = {metric.name for metric in CATALOG if metric.kind != "histogram"} | {
-        metric.name + part
-        for metric in CATALOG
-        if metric.kind == "histogram"
-        for part in ("_bucket", "_sum", "_count")
+        metric.name + part for metric in CATALOG if metric.kind == "histogram" for part in ("_bucket", "_sum", "_count")
     }
     assert set(scrape(watched())) == known
 
