@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
-from bench.workload import Answer, Event, Work, written
+from bench.workload import Answer, Event, Work, expected, written
 from streamproc.adapters.codecs import JsonSerde, field_of
 from streamproc.adapters.jsonlines import JsonLinesSource
 from streamproc.adapters.packing import pack
@@ -117,6 +117,7 @@ def measured(what: str, path: Path, work: Work) -> Spent:
         "plain": lambda: engine(path, work, fused=False),
         "decode": lambda: decode(path),
         "fetch": lambda: fetch(path),
+        "right": lambda: timed(lambda: lambda: expected(path, work)),
     }
     return runs[what]()
 
