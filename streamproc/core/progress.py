@@ -28,12 +28,12 @@ class InputTime:
     ended: bool = False
 
     def saw(self, at: int, disorder: int) -> bool:
-        """Take note of an acceptable record; whether the watermark moved."""
-        self.idle = False
+        """Take note of an acceptable record; whether the watermark moved, or counts again after idleness."""
+        woke, self.idle = self.idle, False
         if at <= self.top:
-            return False
+            return woke
         self.top = at
-        return self.moves_to(earlier(at, disorder))
+        return self.moves_to(earlier(at, disorder)) or woke
 
     def moves_to(self, watermark: int) -> bool:
         """Raise the watermark; it never falls."""

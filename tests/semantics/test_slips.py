@@ -262,6 +262,20 @@ def test_an_input_that_returns_does_not_hold_again_until_it_is_aligned(fused: bo
 
 
 @FUSED
+@pytest.mark.parametrize("at_once", [False, True], ids=["one_by_one", "at_once"])
+def test_an_input_that_returns_with_an_old_record_counts_at_once(fused: bool, at_once: bool) -> None:  # noqa: FBT001
+    """An idle input is active again with its next record, also with one that is older than its newest."""
+    task = task_of(windowed(Tumbling("10ms")), 2, fused=fused)
+    play(task, [Rec(0, "a", 20)])
+    task.times[0].falls_silent()
+    play(task, [Rec(1, "a", 10)])
+    task.times[1].falls_silent()
+    steps = play(task, [Rec(0, "a", 15), Rec(0, "b", 20)], [] if at_once else None)
+    assert [step.watermarks["w"] for step in steps] == ([20] if at_once else [20, 20])
+    assert [msgspec.json.decode(row.value or b"")["n"] for step in steps for row in step.emits.get("late", [])] == [0]
+
+
+@FUSED
 @pytest.mark.parametrize("disorders", list(product([0, 5, 20], repeat=2)))
 def test_the_watermark_survives_another_disorder(fused: bool, disorders: tuple[int, int]) -> None:  # noqa: FBT001
     """W is restored with the greatest timestamp: with another B it stays, and goes on where that B would have it."""
