@@ -115,7 +115,6 @@ SETTINGS = (
         "the least level that is logged",
     ),
     Setting("log.format", _choice("auto", "json", "pretty"), "auto", "how logs are written"),
-    Setting("metrics.per_partition", _switch, default=True, help="whether metrics have a series for each partition"),
 )
 """All settings there are."""
 
@@ -134,7 +133,6 @@ class Config:
     http_port: int
     log_level: str
     log_format: str
-    metrics_per_partition: bool
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def is_default(self, name: str) -> bool:

@@ -1,0 +1,1 @@
+"""The tests; some of what they share is imported from here."""

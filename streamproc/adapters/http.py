@@ -83,9 +83,7 @@ def _answer(check: Check) -> web.Response:
 def _listen(host: str, port: int) -> socket.socket:
     """A listening socket, or a ConfigError that says which setting to change."""
     if not 0 <= port <= _LAST_PORT:
-        raise ConfigError(
-            f"{port} is no port: choose one of 0 to {_LAST_PORT} by --port or STREAMPROC_HTTP__PORT"
-        )
+        raise ConfigError(f"{port} is no port: choose one of 0 to {_LAST_PORT} by --port or STREAMPROC_HTTP__PORT")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
@@ -105,9 +103,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _refusal(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"{host} port {port} is in use: choose another by --port or STREAMPROC_HTTP__PORT (0: any free)"
-        )
+        return f"{host} port {port} is in use: choose another by --port or STREAMPROC_HTTP__PORT (0: any free)"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host} is no address of this machine: set STREAMPROC_HTTP__HOST to one, such as 127.0.0.1"
     return f"cannot listen on {host} port {port}: {error}; choose another by --port or STREAMPROC_HTTP__PORT"

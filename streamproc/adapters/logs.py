@@ -169,9 +169,7 @@ def _renderers(form: Format, stream: TextIO) -> list[Processor]:
 
 def _check(level: str, form: str) -> None:
     if level.lower() not in _LEVELS:
-        raise ConfigError(
-            f"no such log level: {level!r}; set STREAMPROC_LOG__LEVEL to one of {', '.join(_LEVELS)}"
-        )
+        raise ConfigError(f"no such log level: {level!r}; set STREAMPROC_LOG__LEVEL to one of {', '.join(_LEVELS)}")
     if form not in ("auto", "json", "pretty"):
         raise ConfigError(f"no such log format: {form!r}; set STREAMPROC_LOG__FORMAT to auto, json or pretty")
 
@@ -240,9 +238,7 @@ class Limiter:
     ends it.
     """
 
-    def __init__(
-        self, write: Callable[[str, str, dict[str, Any]], None], counted: Callable[[str], None]
-    ) -> None:
+    def __init__(self, write: Callable[[str, str, dict[str, Any]], None], counted: Callable[[str], None]) -> None:
         self._write = write
         self._counted = counted
         self._windows: dict[tuple[str, str], _Window] = {}
@@ -361,9 +357,7 @@ class LogObserver:
         if held is not None and due and max(watermarks.values()) > held[1]:
             self._held_logged = now
             topic, partition = held[0]
-            self._log.warning(
-                "watermark_held", topic=topic, partition=partition, held_seconds=round(since, 3)
-            )
+            self._log.warning("watermark_held", topic=topic, partition=partition, held_seconds=round(since, 3))
         self._tick(now)
 
     def counted(self, task: str, windows: Mapping[str, int], entries: Mapping[str, int]) -> None:

@@ -173,9 +173,7 @@ class PrometheusObserver:
             gauge = Gauge(metric.name, metric.help, labels, registry=self.registry)
             self._gauges[metric.name] = Bound(gauge, self._topology)
         else:
-            histogram = Histogram(
-                metric.name, metric.help, labels, registry=self.registry, buckets=metric.buckets
-            )
+            histogram = Histogram(metric.name, metric.help, labels, registry=self.registry, buckets=metric.buckets)
             self._histograms[metric.name] = Bound(histogram, self._topology)
 
     def _build_gauges(self) -> None:

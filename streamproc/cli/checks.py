@@ -30,7 +30,7 @@ def findings(load: Callable[[], Topology], partitions: int) -> list[Finding]:
         plan = build(graph, partitions)
     except TopologyError as error:
         return [Finding("SP100", "error", "topology", str(error))]
-    found = [*_unused(plan), *_nothing_written(plan), *_times(plan), *_never_idle(plan), *_late(plan, graph)]
+    found = [*_unused(plan), *_nothing_written(plan), *_times(plan), *_late(plan, graph)]
     return sorted(found, key=lambda one: one.code)
 
 
@@ -55,17 +55,6 @@ def _times(plan: Plan) -> Iterator[Finding]:
                 "error",
                 inlet.topic,
                 f"source {inlet.topic!r} has no event_time, and JSON lines bear no timestamps: say event_time=",
-            )
-
-
-def _never_idle(plan: Plan) -> Iterator[Finding]:
-    for inlet in plan.inlets:
-        if inlet.source is not None and inlet.source.idle_timeout is None and plan.partitions > 1:
-            yield Finding(
-                "SP402",
-                "warning",
-                inlet.topic,
-                f"source {inlet.topic!r} has no idle_timeout: one quiet partition holds every window",
             )
 
 

@@ -28,7 +28,11 @@ class InvalidTimestamp(StreamprocError):
 
 
 class FutureTimestamp(StreamprocError):
-    """An event time is further ahead of the reference clock than `max_future` allows (S15)."""
+    """An event time is further ahead of the reference clock than `max_future` allows (S15); `at` is the time, in ms."""
+
+    def __init__(self, text: str, at: int) -> None:
+        super().__init__(text)
+        self.at = at
 
 
 class NullKey(StreamprocError):

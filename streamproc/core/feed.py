@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streamproc.core.batch import END, START, Batch, Crossing, Headers, Position, Raw, Refusal
-from streamproc.core.errors import StreamprocError
+from streamproc.core.errors import FutureTimestamp, StreamprocError
 from streamproc.core.plan import SourceSpec
 from streamproc.core.progress import Timed, instants, merge
 
@@ -114,10 +114,15 @@ def _without(whole: Slice, refused: Mapping[int, Exception]) -> Slice:
         origins=kept,
         raw=whole.raw,
         refusals=[
-            Refusal(bisect_left(kept, index), whole.inputs, index, whole.offsets[index], START, refused[index])
-            for index in sorted(refused)
+            Refusal(bisect_left(kept, index), whole.inputs, index, whole.offsets[index], _known(error), error)
+            for index, error in sorted(refused.items())
         ],
     )
+
+
+def _known(error: Exception) -> int:
+    """The event time of a refused message where it has one."""
+    return error.at if isinstance(error, FutureTimestamp) else START
 
 
 def landed(number: int, crossings: Sequence[Crossing], watermark: int) -> Slice:

@@ -286,7 +286,7 @@ class _Loop:
         self._tally(split, entered, f"{entered} - {lost}")
         self.tallies.append(f"task.unmatched({self.places[split].name!r}, {lost})")
         for order, ((_, f), path) in enumerate(zip(self._op(split).branches, self.paths, strict=True)):
-            took = self._counter(f"took{path.chain[0]}")
+            took = self._counter(f"took{order}")
             with self.text.block(f"{'elif' if order else 'if'} {self._bind('when', f)}(v):"):
                 gone = [number for number in path.chain if isinstance(self._op(number), Filter)]
                 count = " + ".join([took, *(f"gone{number}" for number in gone)])

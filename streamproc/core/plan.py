@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Any
 
 from streamproc.core.errors import TopologyError
-from streamproc.core.operators import Branch, Cross, KeyBy, Pass, Sink, hold, is_stateful
+from streamproc.core.operators import Branch, Cross, KeyBy, Pass, Sink, Split, hold, is_stateful
 from streamproc.core.windowing import Folds, TrailingAggregate, WindowAggregate
 
 NAME = re.compile(r"[a-z0-9_]+")
@@ -125,8 +125,13 @@ class Place:
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """The reasons that can occur at this node, with the action for each."""
-        return {reason: action.then for reason, action in self.actions.items()}
+        """The reasons that can occur at this node, with the action for each; of gaps and splits there is only one."""
+        found = {reason: action.then for reason, action in self.actions.items()}
+        if isinstance(self.operator, Split):
+            found["unmatched"] = "skip"
+        if isinstance(self.operator, WindowAggregate) and getattr(self.operator.window, "allow_gaps", False):
+            found["gap"] = "skip"
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +209,12 @@ def build(graph: Graph, partitions: int = 1) -> Plan:
 
 def _check_topics(graph: Graph) -> None:
     read = {node.source.topic for node in graph.nodes if node.source}
-    for node in graph.nodes:
-        written = set(node.operator.topics) if isinstance(node.operator, Sink) else {node.late} if node.late else set()
-        if loop := read & written:
-            raise TopologyError(f"{min(loop)!r} is read and written by one topology: write to another topic")
+    written = {topic for node in graph.nodes if isinstance(node.operator, Sink) for topic in node.operator.topics}
+    written |= {node.late for node in graph.nodes if node.late}
+    written |= {policy.topic for policies in graph.policies.values() for policy in policies if policy.topic}
+    written |= {graph.dead_letters} if graph.dead_letters else set()
+    if loop := read & written:
+        raise TopologyError(f"{min(loop)!r} is read and written by one topology: write to another topic")
 
 
 def _names(graph: Graph) -> list[str]:
@@ -252,6 +259,8 @@ def kind(operator: Any) -> str:
 def _cut(graph: Graph, names: list[str]) -> tuple[list[Node], list[str], list[int]]:
     """The graph with a crossing behind every re-key that a stateful node needs, and a landing in front of the rest."""
     behind = _behind_rekey(graph)
+    taken = set(names)
+    bases: set[str] = set()
     nodes: list[Node] = []
     labels: list[str] = []
     origin: list[int] = []
@@ -263,13 +272,23 @@ def _cut(graph: Graph, names: list[str]) -> tuple[list[Node], list[str], list[in
         origin.append(number)
         moved[number] = len(nodes) - 1
         if number in behind:
-            base = node.name or names[behind[number]]
+            base = _unused(node.name or names[behind[number]], bases)
             topic = f"{graph.app}-{base}-repartition"
             nodes += [Node(Cross(topic), (len(nodes) - 1,)), Node(Landing(topic))]
-            labels += [f"{base}_repartition", f"{base}_landing"]
+            labels += [_unused(f"{base}_repartition", taken), _unused(f"{base}_landing", taken)]
             origin += [number, number]
             moved[number] = len(nodes) - 1
     return nodes, labels, origin
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """A name, or the first of name_2, name_3 ... that nobody has; it is taken from then on."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
 
 
 def _behind_rekey(graph: Graph) -> dict[int, int]:
@@ -387,18 +406,23 @@ def _actions(graph: Graph, origin: int, node: Node, label: str) -> Mapping[str, 
 
 
 def _possible(node: Node) -> tuple[str, ...]:
-    if node.source is not None:
-        first = ("deserialization_error", "invalid_timestamp", "future_timestamp")
-        return (*first, "null_key") if node.source.key is not None else first
-    if isinstance(node.operator, Sink):
-        return ("processing_error", "serialization_error", "production_error")
-    if isinstance(node.operator, KeyBy):
-        return ("processing_error", "null_key")
-    if isinstance(node.operator, WindowAggregate | TrailingAggregate):
-        return ("processing_error", "late", "null_key")
-    if is_stateful(node.operator):
-        return ("processing_error", "late", "null_key", "null_value")
-    return ("processing_error",)
+    """The reasons for which this node can fail to process a record."""
+    found: tuple[str, ...] = ("processing_error",)
+    match node.operator:
+        case _ if node.source is not None:
+            first = ("deserialization_error", "invalid_timestamp", "future_timestamp")
+            found = (*first, "null_key") if node.source.key is not None else first
+        case Sink():
+            found = ("processing_error", "serialization_error", "production_error")
+        case KeyBy():
+            found = ("processing_error", "null_key")
+        case Cross():
+            found = ("serialization_error",)
+        case WindowAggregate() | TrailingAggregate():
+            found = ("processing_error", "late", "null_key", *(("serialization_error",) if node.late else ()))
+        case operator if is_stateful(operator):
+            found = ("processing_error", "late", "null_key", "null_value")
+    return found
 
 
 def shown(part: Any) -> str:

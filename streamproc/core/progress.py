@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Any, NamedTuple
 
 from streamproc.core.batch import END, FARTHEST, START, earlier
-from streamproc.core.errors import FutureTimestamp
+from streamproc.core.errors import FutureTimestamp, InvalidTimestamp
 from streamproc.core.instants import instant
 
 
@@ -87,15 +87,6 @@ class Combined:
         self.watermark = least
         return True
 
-    def holder(self) -> int | None:
-        """The number of the input that holds the watermark where it is, None if all have ended or are idle."""
-        held = [
-            (earlier(one.watermark, lag), number)
-            for number, (one, lag) in enumerate(self.inputs)
-            if not one.idle and not one.ended
-        ]
-        return min(held)[1] if held else None
-
 
 class Mark(NamedTuple):
     """What an upstream task says in band: it will send nothing older than `watermark` (S46)."""
@@ -126,7 +117,7 @@ class Timed(NamedTuple):
     """The instants of a slice; where there is none it is START and `failed` says why."""
 
     times: list[int]
-    failed: list[tuple[int, Exception]]
+    failed: list[tuple[int, InvalidTimestamp | FutureTimestamp]]
 
 
 def instants(values: Sequence[Any], event_time: Callable[[Any], Any], limit: int | None) -> Timed:
@@ -146,15 +137,23 @@ def instants(values: Sequence[Any], event_time: Callable[[Any], Any], limit: int
     for index, value in enumerate(values):
         at = START
         try:
-            at = instant(event_time(value))
-            if limit is not None and at > limit:
-                ahead = at - limit
-                at = START
-                raise FutureTimestamp(f"the event time is {ahead} ms beyond what max_future allows")  # noqa: TRY301
-        except Exception as error:  # noqa: BLE001 - user code
+            at = _checked(value, event_time, limit)
+        except (InvalidTimestamp, FutureTimestamp) as error:
             failed.append((index, error))
         times.append(at)
     return Timed(times, failed)
+
+
+def _checked(value: Any, event_time: Callable[[Any], Any], limit: int | None) -> int:
+    """The event time of one value; InvalidTimestamp or FutureTimestamp where it has none to be used."""
+    try:
+        stamp = event_time(value)
+    except Exception as error:
+        raise InvalidTimestamp(f"event_time raised {type(error).__name__}: {error}") from error
+    at = instant(stamp)
+    if limit is not None and at > limit:
+        raise FutureTimestamp(f"the event time is {at - limit} ms beyond what max_future allows", at)
+    return at
 
 
 def merge(queues: Sequence[Sequence[int]], awaited: Sequence[bool]) -> list[int]:

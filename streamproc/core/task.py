@@ -135,7 +135,7 @@ class Site:
         try:
             topic = sink.chosen(record.value)
             key = sink.key(record.value) if sink.key is not None else record.key
-            headers = tuple(sink.headers(record.value).items()) if sink.headers is not None else record.headers
+            headers = _headers(sink.headers(record.value)) if sink.headers is not None else record.headers
             at = instant(sink.timestamp(record.value)) if sink.timestamp is not None else record.at
         except Exception as error:
             raise Failed(self, error) from error
@@ -197,8 +197,8 @@ class Site:
             self.task.noted.append(("opened", self.place.name))
         self.cells[0].put(at, key, entry)
 
-    def updated(self) -> None:
-        self.task.noted.append(("updated", self.place.name))
+    def count(self, what: str) -> None:
+        self.task.noted.append((what, self.place.name))
 
     def late(self, record: AnyRecord, window: tuple[int, int] | None = None) -> None:
         name = self.place.name
@@ -425,7 +425,7 @@ class Task:
             for site, record in given:
                 site.accept(record)
 
-        stands = self._attempt(run, given[0][1] if given else Record(None, None, at, headers, *place))
+        stands = self._attempt(run, lambda: given[0][1] if given else Record(None, None, at, headers, *place))
         self._origin = None
         return stands
 
@@ -477,7 +477,7 @@ class Task:
             *self.place(number, index),
         )
         self._origin = (number, batch.origins[index] if batch.origins is not None else index)
-        self._attempt(lambda: self.entries[self.inputs[number].inlet].accept(record), record)
+        self._attempt(lambda: self.entries[self.inputs[number].inlet].accept(record), lambda: record)
         self._origin = None
 
     def close(self, site: Site, cell: Cell) -> None:
@@ -485,8 +485,6 @@ class Task:
         reached: list[AnyRecord] = []
 
         def run() -> None:
-            if site.whole:
-                self.noted.append(("closed", site.place.name))
             try:
                 for result in site.operator.on_due(cell, site):
                     reached[:] = [result]
@@ -496,40 +494,33 @@ class Task:
             except Exception as error:
                 raise Failed(site, error) from error
 
-        mark = self.mark()
-        try:
-            run()
-        except Failed as failed:
-            self.roll_back(mark)
-            if site.whole:
-                self.noted.append(("closed", site.place.name))
-            record = reached[0] if reached else Record(cell.key, None, cell.at)
-            window = (record.value.start_ms, record.value.end_ms) if type(record.value) is WindowResult else None
-            self._failed(failed, record, 1, window)
-        self.settle_unit()
+        self._attempt(run, lambda: reached[0] if reached else Record(cell.key, None, cell.at))
+        if site.place.windowed:
+            self.closed(site.place.name, site.operator.closing(cell))
 
-    def _attempt(self, run: Callable[[], None], record: AnyRecord) -> bool:
-        """Run a unit, repeated as its policy says; False if it failed for good and left no trace."""
+    def _attempt(self, run: Callable[[], None], reached: Callable[[], AnyRecord]) -> bool:
+        """Run a unit, repeated as its policy says; False if it failed for good and left no trace.
+
+        `reached` is what a dead letter is about: the input record, or the result that was on its way.
+        """
         attempts = 0
-        stands = False
         while True:
             mark = self.mark()
             attempts += 1
             try:
                 run()
-                stands = True
-                break
             except Failed as failed:
                 self.roll_back(mark)
                 action = failed.site.place.actions.get(failed.reason)
-                if action is not None and attempts <= action.retry:
-                    self.noted.append(("retries", failed.site.place.name))
+                if action is None or attempts > action.retry:
+                    self._failed(failed, reached(), attempts)
                     self.settle_unit()
-                    continue
-                self._failed(failed, record, attempts, None)
-                break
-        self.settle_unit()
-        return stands
+                    return False
+                self.noted.append(("retries", failed.site.place.name))
+                self.settle_unit()
+            else:
+                self.settle_unit()
+                return True
 
     def mark(self) -> list[int]:
         """Where every output stands, to go back to."""
@@ -553,8 +544,9 @@ class Task:
 
     # what cannot be processed
 
-    def _failed(self, failed: Failed, record: AnyRecord, attempts: int, window: tuple[int, int] | None) -> None:
-        site, reason = failed.site, failed.reason
+    def _failed(self, failed: Failed, record: AnyRecord, attempts: int = 1) -> None:
+        site, reason, value = failed.site, failed.reason, record.value
+        window = (value.start_ms, value.end_ms) if type(value) is WindowResult else None
         action = site.place.actions.get(reason, Action("fail"))
         self.noted.append(("errors", (site.place.name, reason, action.then)))
         if action.then != "skip":
@@ -567,7 +559,7 @@ class Task:
         source = self.inputs[refusal.input]
         self._origin = (refusal.input, refusal.origin)
         record = Record(None, None, refusal.at, (), source.topic, source.partition, refusal.offset)
-        self._failed(Failed(site, refusal.error, reason), record, 1, None)
+        self._failed(Failed(site, refusal.error, reason), record)
         self._origin = None
         self.settle_unit()
 
@@ -701,11 +693,13 @@ class Task:
         """Whether all inputs have ended, so that nothing can come any more."""
         return all(time.ended for time in self.times)
 
-    def holder(self) -> int | None:
-        """The number of the input that holds back what is open, None if none does."""
-        slowest = min(self.domains.values(), key=lambda combined: combined.watermark)
-        held = slowest.holder()
-        return None if held is None else self.times.index(slowest.inputs[held][0])
+
+def _headers(given: Mapping[Any, Any]) -> Headers:
+    """Headers as they are kept; TypeError unless they map text to bytes."""
+    for name, content in given.items():
+        if not isinstance(name, str) or not isinstance(content, bytes):
+            raise TypeError(f"header {name!r} is {type(content).__name__}: headers map text to bytes")
+    return tuple(given.items())
 
 
 def reason_of(error: Exception) -> str:

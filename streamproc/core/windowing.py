@@ -218,8 +218,8 @@ class FoldContext(Context, Protocol):
         """Put a new entry."""
         ...
 
-    def updated(self) -> None:
-        """Count a result that later ones may replace."""
+    def count(self, what: str) -> None:
+        """Count one of `opened`, `closed` or `updated`: a window, an event that waits for its own, a changed result."""
         ...
 
 
@@ -270,11 +270,15 @@ class WindowAggregate:
                 ctx.store(close, key, entry)
             if self.updates:
                 for close, entry in changed:
-                    ctx.updated()
+                    ctx.count("updated")
                     yield self.result(close, entry)
 
     def on_due(self, cell: Cell, ctx: Context) -> Iterable[AnyRecord]:
         return () if self.updates else (self.result(cell.at, cell.value),)
+
+    def closing(self, cell: Cell) -> int:
+        """How many windows close with a cell."""
+        return 1
 
     def bounds(self, close: int) -> tuple[int, int]:
         """Start and end of the window with this closing instant."""
@@ -311,7 +315,7 @@ class TrailingAggregate:
         """As of a fixed window (S26)."""
         return self.window.grace
 
-    def on_run(self, run: Run, ctx: Context) -> Iterator[AnyRecord]:
+    def on_run(self, run: Run, ctx: FoldContext) -> Iterator[AnyRecord]:
         d, lasts = self.window.d, self.window.d + 1 + self.window.grace
         for record in run:
             at, key = record.at, record.key
@@ -325,6 +329,7 @@ class TrailingAggregate:
             items = self.folds.items(record.value, at, position_of(record))
             ctx.put(at + lasts, key, [*(ctx.get(at + lasts, key, slot=_HELD) or ()), items], slot=_HELD)
             if waiting:
+                ctx.count("opened")
                 ctx.put(own, key, [*(ctx.get(own, key, slot=_WAITING) or ()), record.value], slot=_WAITING)
             if self.updates:
                 yield from self._changed(record, ctx)
@@ -333,10 +338,16 @@ class TrailingAggregate:
         if not self.updates and cell.slot == _WAITING:
             yield from self._results(cell.at - 1 - self.window.grace, cell.key, cell.value, ctx)
 
-    def _changed(self, record: AnyRecord, ctx: Context) -> Iterator[AnyRecord]:
+    def closing(self, cell: Cell) -> int:
+        """How many events stop waiting with a cell."""
+        return len(cell.value) if cell.slot == _WAITING else 0
+
+    def _changed(self, record: AnyRecord, ctx: FoldContext) -> Iterator[AnyRecord]:
         own = record.at + 1 + self.window.grace
         for cell in ctx.scan(record.key, own, own + self.window.d, slot=_WAITING):
-            yield from self._results(cell.at - 1 - self.window.grace, cell.key, cell.value, ctx)
+            for result in self._results(cell.at - 1 - self.window.grace, cell.key, cell.value, ctx):
+                ctx.count("updated")
+                yield result
 
     def _results(self, at: int, key: Any, events: Any, ctx: Context) -> Iterator[AnyRecord]:
         folds, lasts = self.folds, self.window.d + 1 + self.window.grace

@@ -17,6 +17,9 @@ from typing import Protocol
 from streamproc.core.errors import TopologyError
 from streamproc.core.instants import Duration, duration, text
 
+MOST_WINDOWS = 10_000
+"""The greatest number of windows that may hold one record."""
+
 
 class FixedWindow(Protocol):
     """Windows that depend on the timestamp alone (S6 to S9)."""
@@ -106,6 +109,11 @@ class Hopping:
             raise TopologyError(
                 f"advance={advance!r} is greater than size={size!r}: records between the windows would be lost; "
                 "make it smaller, or say allow_gaps=True"
+            )
+        if (each := self.size // self.advance) > MOST_WINDOWS:
+            raise TopologyError(
+                f"size={size!r} and advance={advance!r}: each record would be in {each:,} windows, "
+                f"and {MOST_WINDOWS:,} are the most; make advance greater"
             )
 
     def ends(self, at: int) -> tuple[int, ...]:

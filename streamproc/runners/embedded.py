@@ -334,7 +334,7 @@ class EmbeddedRunner:
         """Whether anything is different from the last commit."""
         if commit.emits or commit.changes:
             return True
-        return any(task.settled != commit.positions[name] for name, task in engine.tasks())
+        return any(_place(task.settled) != _place(commit.positions[name]) for name, task in engine.tasks())
 
     def _bookmarks(self, engine: Engine) -> dict[str, Any]:
         """Where each source would be read from again, and what it was when it ended."""
@@ -364,6 +364,11 @@ class EmbeddedRunner:
         if state != self.pulse.state or state == "starting":
             self.pulse = replace(self.pulse, state=state, state_since=self._clock())
             self._observer.state(state)
+
+
+def _place(position: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A position record without the records in it: they change only with the position of the task they came from."""
+    return None if position is None else {name: part for name, part in position.items() if name != "waiting"}
 
 
 def _end(topic: str) -> str:

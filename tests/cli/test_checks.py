@@ -56,13 +56,6 @@ def test_a_source_needs_a_time() -> None:
     assert sample.codes() == [("SP401", "error", "clicks")]
 
 
-def test_a_source_of_several_partitions_needs_an_idle_timeout() -> None:
-    """SP402: one quiet partition would hold every window."""
-    sample = Sample.new()
-    sample.topology.source("clicks", Click, event_time=lambda c: c.ts, idle_timeout=None).to("all")
-    assert (sample.codes(1), sample.codes(2)) == ([], [("SP402", "warning", "clicks")])
-
-
 def test_late_records_should_be_seen() -> None:
     """SP403: late records that are only counted are a warning, unless that was said to be meant."""
 

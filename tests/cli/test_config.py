@@ -25,7 +25,6 @@ def test_defaults_need_nothing(tmp_path: Path) -> None:
         http_port=9400,
         log_level="info",
         log_format="auto",
-        metrics_per_partition=True,
         origins={setting.name: DEFAULT for setting in SETTINGS},
     )
 

@@ -106,6 +106,7 @@ def test_an_outline_is_plain_data() -> None:
             "late": "dead_letter dead",
             "null_key": "dead_letter dead",
             "processing_error": "skip after 2 retries",
+            "serialization_error": "dead_letter dead",
         },
     }
 

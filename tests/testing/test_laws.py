@@ -1,6 +1,6 @@
 """`verify`: what it finds out, each with the smallest operator that breaks it."""
 
-# ruff: noqa: ARG002, D102, FBT003 - own operators have two hooks, whether they need all of them or not
+# ruff: noqa: ARG002, FBT003 - own operators have two hooks, whether they need all of them or not
 
 from __future__ import annotations
 
