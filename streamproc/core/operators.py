@@ -62,7 +62,8 @@ class Operator(Protocol[In, Out]):
 
     `on_run` gets a run of records in order and yields results in order; cutting a run in two must not change them.
     `on_due` gets each cell whose time has come, in order (at, key bytes).  Optional attributes: `by_key = True` for
-    `ctx.scan`, `slots` for more than one state, `hold` (ms) by which the watermark it passes on stays behind its own.
+    `ctx.scan`, `slots` for more than one state, `forgets` for the slots whose cells just go when their time has come,
+    `hold` (ms) by which the watermark it passes on stays behind its own.
     """
 
     def on_run(self, run: Iterable[Record[Any, In]], ctx: Context) -> Iterable[Record[Any, Out]]: ...

@@ -10,7 +10,7 @@ it; what follows is the operator's.  An entry read from the store is never chang
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol, TypeAlias
@@ -110,12 +110,36 @@ class MemoryStore:
         return found
 
 
+class _Course:
+    """The cells of one key over time, in order: times and entries side by side."""
+
+    __slots__ = ("entries", "times")
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self.entries: list[Entry] = []
+
+    def put(self, at: int, entry: Entry) -> None:
+        where = bisect_left(self.times, at)
+        if where < len(self.times) and self.times[where] == at:
+            self.entries[where] = entry
+        else:
+            self.times.insert(where, at)
+            self.entries.insert(where, entry)
+
+    def drop(self, at: int) -> None:
+        where = bisect_left(self.times, at)
+        if where < len(self.times) and self.times[where] == at:
+            del self.times[where]
+            del self.entries[where]
+
+
 class Cells:
     """One slot of one operator: the overlay, seen through to the store beneath it.
 
     `fresh[at][key]` is an entry touched since the last commit, None where a cell was removed; a time in `wiped` hides
-    the store.  `dues` is a heap of times that may hold cells.  With `by_key`, cells are found by key over time too.
-    While `journal` is a list, it is told how to undo each change of a cell.
+    the store.  `dues` is a heap of times that may hold cells.  With `by_key`, cells are found by key over time too, for
+    which `_index` has what the others have.  `journal` is told how to undo each change of a cell.
     """
 
     __slots__ = ("_by_key", "_index", "_store", "dues", "fresh", "journal", "node", "slot", "wiped")
@@ -135,11 +159,11 @@ class Cells:
         times = list(self._store.times(self.node, self.slot))
         self.dues: list[int] = [at for at in times if at != NEVER]
         heapify(self.dues)
-        self._index: dict[KeyId, list[int]] = {}
+        self._index: dict[KeyId, _Course] = {}
         if self._by_key:
             for at in sorted(times):
-                for key in self._store.bucket(self.node, self.slot, at):
-                    self._index.setdefault(key, []).append(at)
+                for key, entry in self._store.bucket(self.node, self.slot, at).items():
+                    self._note(at, key, entry)
 
     def committed(self, at: int) -> Callable[[KeyId], Entry | None]:
         """A look-up of what the store holds at one time."""
@@ -154,14 +178,13 @@ class Cells:
     def put(self, at: int, key: KeyId, entry: Entry) -> None:
         self._set(at, key, entry)
         if self._by_key:
-            times = self._index.setdefault(key, [])
-            if (where := bisect_left(times, at)) == len(times) or times[where] != at:
-                times.insert(where, at)
+            self._note(at, key, entry)
 
     def drop(self, at: int, key: KeyId) -> None:
         if self.get(at, key) is not None:
             self._set(at, key, None)
-            self._forget(key, at)
+            if self._by_key:
+                self._note(at, key, None)
 
     def join(self, at: int, bucket: dict[KeyId, Entry | None]) -> None:
         """Add cells of a time that the overlay has none of; the bucket must not stay empty."""
@@ -186,17 +209,19 @@ class Cells:
             if not self.fresh[at]:
                 del self.fresh[at]
         if self._by_key:
-            self._forget(key, at)
-            if self.get(at, key) is not None:
-                insort(self._index.setdefault(key, []), at)
+            self._note(at, key, self.get(at, key))
 
-    def _forget(self, key: KeyId, at: int) -> None:
-        if self._by_key and key in self._index:
-            times = self._index[key]
-            if (where := bisect_left(times, at)) < len(times) and times[where] == at:
-                del times[where]
-            if not times:
-                del self._index[key]
+    def _note(self, at: int, key: KeyId, entry: Entry | None) -> None:
+        """Keep the index true: what is there now, None for nothing."""
+        course = self._index.get(key)
+        if course is None:
+            course = self._index[key] = _Course()
+        if entry is not None:
+            course.put(at, entry)
+            return
+        course.drop(at)
+        if not course.times:
+            del self._index[key]
 
     def next_due(self) -> int:
         """The least time that holds a cell, NEVER if none does."""
@@ -218,19 +243,16 @@ class Cells:
         taken = [(key, entry) for key in byte_order(found) if (entry := found[key]) is not None]
         if self._by_key:
             for key, _ in taken:
-                self._forget(key, at)
+                self._note(at, key, None)
         return taken
 
     def scan(self, key: KeyId, low: int, high: int) -> list[tuple[int, Entry]]:
         """The cells of one key with low <= time <= high, ascending; only where `by_key` was asked for."""
-        times = self._index.get(key, [])
-        found: list[tuple[int, Entry]] = []
-        for at in times[bisect_left(times, low) : bisect_right(times, high)]:
-            entry = self.fresh.get(at, _ABSENT).get(key)
-            if entry is None:  # what is in the index is there, and so is not one that was removed
-                entry = self._store.bucket(self.node, self.slot, at)[key]
-            found.append((at, entry))
-        return found
+        course = self._index.get(key)
+        if course is None:
+            return []
+        first, behind = bisect_left(course.times, low), bisect_right(course.times, high)
+        return list(zip(course.times[first:behind], course.entries[first:behind], strict=True))
 
     def changes(self) -> list[Change]:
         """What a commit has to make durable; nothing for what came and went since the last one."""

@@ -74,7 +74,7 @@ class Site:
     """One node of a task at work: its cells, its watermark, and what its operator may do (a `FoldContext`)."""
 
     __slots__ = (
-        "accept", "cells", "children", "closer", "combined",
+        "accept", "cells", "children", "closer", "combined", "forgets",
         "number", "operator", "place", "task", "watermark", "whole",
     )  # fmt: skip
 
@@ -96,6 +96,7 @@ class Site:
             Cross: self._cross,
         }
         self.accept = accepts.get(type(place.operator), self._run)
+        self.forgets: tuple[int, ...] = getattr(place.operator, "forgets", ())
         self.closer: Callable[[int, list[tuple[KeyId, Entry]]], None] | None = None
 
     # what the task asks of it
@@ -159,6 +160,8 @@ class Site:
             if at > self.watermark:
                 return
             taken = self.cells[slot].take(at)
+            if slot in self.forgets:
+                continue
             if self.closer is not None:
                 self.closer(at, taken)
                 continue

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import reduce
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from streamproc.core.aggregates import Aggregate, Folding, folding
@@ -192,8 +190,8 @@ class Folds:
 
     def folded(self, key: Any, taken: Sequence[list[Any]]) -> Entry:
         """The entry of all these items at once, each aggregate in their order."""
-        columns = enumerate(self.foldings)
-        return [key, *(reduce(f.add, map(itemgetter(number), taken), f.zero()) for number, f in columns)]
+        columns = zip(self.foldings, zip(*taken, strict=True), strict=True)
+        return [key, *(folding.whole(items) for folding, items in columns)]
 
     def result(self, entry: Entry) -> Any:
         """The result of an entry in the shape that was asked for."""
@@ -301,14 +299,15 @@ class TrailingAggregate:
     """One result per event: the fold of its key's accepted records in [t - d, t] (S11).
 
     Slot 0 holds the events that wait for their own window to close, at `t + 1 + grace`; slot 1 what the aggregates took
-    from the records of a key and instant until no window can need it, at `t + d + 1 + grace`.
+    from the records of a key and instant until no window can need it, at `t + d + 1 + grace`, and then just goes.
     """
 
     window: Trailing
     folds: Folds
     updates: bool = False
-    slots: int = 2
-    by_key: bool = True
+    slots: int = field(default=2, init=False, repr=False)
+    by_key: bool = field(default=True, init=False, repr=False)
+    forgets: tuple[int, ...] = field(default=(_HELD,), init=False, repr=False)
 
     @property
     def hold(self) -> int:
@@ -335,12 +334,12 @@ class TrailingAggregate:
                 yield from self._changed(record, ctx)
 
     def on_due(self, cell: Cell, ctx: Context) -> Iterator[AnyRecord]:
-        if not self.updates and cell.slot == _WAITING:
+        if not self.updates:
             yield from self._results(cell.at - 1 - self.window.grace, cell.key, cell.value, ctx)
 
     def closing(self, cell: Cell) -> int:
         """How many events stop waiting with a cell."""
-        return len(cell.value) if cell.slot == _WAITING else 0
+        return len(cell.value)
 
     def _changed(self, record: AnyRecord, ctx: FoldContext) -> Iterator[AnyRecord]:
         own = record.at + 1 + self.window.grace
