@@ -7,7 +7,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
-DEMO ?= topologies.flights:topology --input departures=topologies/data/flights.jsonl.gz
+DEMO ?= topologies.flights:topology --input departures=topologies/data/flights.jsonl.gz --state demo.sqlite
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -27,6 +27,7 @@ help:
 	@echo 'make lint | format | types'
 
 demo: .venv/cli
+	@rm -f demo.sqlite demo.sqlite-*
 	$(BIN)/streamproc run $(DEMO)
 
 test: .venv/dev
