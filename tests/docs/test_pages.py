@@ -46,7 +46,7 @@ def test_the_demo_ends_as_shown(tmp_path: Path) -> None:
     """What README.md shows of `make demo` is what it counts today; its pace is that of some machine."""
     (demo,) = re.findall(r"^DEMO \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     done = subprocess.run(  # noqa: S602 - as make does
-        f"{sys.executable} -m streamproc run {demo} --state {tmp_path / 'state.sqlite'} --no-http",
+        f"{sys.executable} -m streamproc run {demo.replace('demo.sqlite', str(tmp_path / 'demo.sqlite'))} --no-http",
         shell=True,
         cwd=ROOT,
         capture_output=True,
