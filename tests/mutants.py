@@ -63,7 +63,7 @@ MUTANTS = (
     ),
     Mutant(
         "closes_one_late",
-        "core/task.py",
+        "core/site.py",
         "            if at > self.watermark:\n                return\n",
         "            if at >= self.watermark:\n                return\n",
         SEMANTICS,
@@ -220,7 +220,7 @@ MUTANTS = (
     ),
     Mutant(
         "late_counts_twice",
-        "core/task.py",
+        "core/site.py",
         'self.task.noted.append(("late", (name, "late_stream")))',
         'self.task.noted += [("late", (name, "late_stream"))] * 2',
         SEMANTICS,

@@ -32,7 +32,7 @@ PURE = frozenset(
 )
 """Standard library without clock, chance, files, threads or network.  Others are impure until shown."""
 
-ENGINE = tuple(f"streamproc.core.{room}" for room in ("fuse", "joins", "operators", "task", "windowing"))
+ENGINE = tuple(f"streamproc.core.{room}" for room in ("fuse", "joins", "operators", "site", "task", "windowing"))
 """The modules of the core that act.  The others are values, which the seams may speak of."""
 
 LIBRARIES = {

@@ -25,8 +25,9 @@ from streamproc.core.batch import FARTHEST, Cell, Crossing, Emit
 from streamproc.core.errors import TaskFailed
 from streamproc.core.operators import Branch, Cross, Filter, KeyBy, Keyed, Map, Pass, Sink, Split
 from streamproc.core.plan import Place, Plan, Stage, shown
+from streamproc.core.site import Site
 from streamproc.core.state import Entry, KeyId, key_id
-from streamproc.core.task import Site, Task
+from streamproc.core.task import Task
 from streamproc.core.windowing import WindowAggregate, WindowResult
 from streamproc.core.windows import FixedWindow, Tumbling
 

@@ -34,12 +34,12 @@ from streamproc.core.batch import (
     Step,
 )
 from streamproc.core.errors import FutureTimestamp, InvalidTimestamp, TaskFailed
-from streamproc.core.instants import instant
-from streamproc.core.operators import AnyRecord, Cross, Sink, Split
-from streamproc.core.plan import STAGES, Action, Place, Stage
+from streamproc.core.operators import AnyRecord, Sink
+from streamproc.core.plan import STAGES, Action, Stage
 from streamproc.core.progress import Combined, InputTime
-from streamproc.core.state import Cells, Entry, Journal, KeyId, Store, key_id, undo
-from streamproc.core.windowing import WindowAggregate, WindowResult, position_of
+from streamproc.core.site import Failed, Site, Writer
+from streamproc.core.state import Journal, KeyId, Store, key_id, undo
+from streamproc.core.windowing import WindowResult
 
 MESSAGE, STACK = 1_000, 4_000
 """Longest message and stack trace of a dead letter, in characters (S43)."""
@@ -51,194 +51,6 @@ class Input(NamedTuple):
     inlet: int
     topic: str
     partition: int
-
-
-class Writer(NamedTuple):
-    """How values and keys become bytes (S51)."""
-
-    value: Encode
-    key: Encode
-
-
-class Failed(Exception):
-    """A node failed on a record; carries where and why to the end of the unit."""
-
-    def __init__(self, site: Site, error: Exception, reason: str = "processing_error") -> None:
-        super().__init__(site.place.name)
-        self.site = site
-        self.error = error
-        self.reason = reason
-
-
-class Site:
-    """One node of a task at work: its cells, its watermark, and what its operator may do (a `FoldContext`)."""
-
-    __slots__ = (
-        "accept", "cells", "children", "closer", "combined", "forgets",
-        "number", "operator", "place", "task", "watermark", "whole",
-    )  # fmt: skip
-
-    def __init__(self, task: Task, number: int, place: Place, store: Store, combined: Combined) -> None:
-        self.task = task
-        self.number = number
-        self.place = place
-        self.operator = place.operator
-        self.combined = combined
-        self.watermark = START
-        self.children: tuple[Site, ...] = ()
-        self.whole = isinstance(place.operator, WindowAggregate)
-        by_key = bool(getattr(place.operator, "by_key", False))
-        slots = int(getattr(place.operator, "slots", 1)) if place.stateful else 0
-        self.cells = tuple(Cells(store, place.name, slot, task.journal, by_key=by_key) for slot in range(slots))
-        accepts: dict[type, Callable[[AnyRecord], None]] = {
-            Split: self._route,
-            Sink: self._write,
-            Cross: self._cross,
-        }
-        self.accept = accepts.get(type(place.operator), self._run)
-        self.forgets: tuple[int, ...] = getattr(place.operator, "forgets", ())
-        self.closer: Callable[[int, list[tuple[KeyId, Entry]]], None] | None = None
-
-    # what the task asks of it
-
-    def _run(self, record: AnyRecord) -> None:
-        """Feed a record to the operator and its results to everything behind, depth first."""
-        noted = self.task.noted
-        noted.append(("records_in", self.place.name))
-        try:
-            for result in self.operator.on_run((record,), self):
-                self._pass_on(result)
-        except (Failed, TaskFailed):
-            raise
-        except Exception as error:
-            raise Failed(self, error) from error
-
-    def _pass_on(self, result: AnyRecord) -> None:
-        self.task.noted.append(("records_out", self.place.name))
-        for child in self.children:
-            child.accept(result)
-
-    def _route(self, record: AnyRecord) -> None:
-        self.task.noted.append(("records_in", self.place.name))
-        try:
-            chosen = self.operator.choose(record.value)
-        except Exception as error:
-            raise Failed(self, error) from error
-        if chosen is None:
-            self.task.noted.append(("dropped", (self.place.name, "unmatched", "skip")))
-        else:
-            self.task.noted.append(("records_out", self.place.name))
-            self.children[chosen].accept(record)
-
-    def _write(self, record: AnyRecord) -> None:
-        sink, writer = self.operator, self.task.writer
-        self.task.noted.append(("records_in", self.place.name))
-        try:
-            topic = sink.chosen(record.value)
-            key = sink.key(record.value) if sink.key is not None else record.key
-            headers = _headers(sink.headers(record.value)) if sink.headers is not None else record.headers
-            at = instant(sink.timestamp(record.value)) if sink.timestamp is not None else record.at
-        except Exception as error:
-            raise Failed(self, error) from error
-        self.task.outs[topic].append(written(writer, self, key, record.value, at, headers, given=sink.key is not None))
-        self.task.noted.append(("records_out", self.place.name))
-
-    def _cross(self, record: AnyRecord) -> None:
-        self.task.noted.append(("records_in", self.place.name))
-        try:
-            route = self.task.writer.key(record.key)
-        except Exception as error:
-            raise Failed(self, error, "serialization_error") from error
-        crossing = Crossing(record.key, record.value, record.at, record.headers, position_of(record), route)
-        self.task.crossings[self.operator.topic].append(crossing)
-        self.task.noted.append(("records_out", self.place.name))
-
-    def close_due(self) -> None:
-        """Take out and close every cell whose time has come, in order (time, slot, key bytes)."""
-        while True:
-            at, slot = min((cells.next_due(), cells.slot) for cells in self.cells)
-            if at > self.watermark:
-                return
-            taken = self.cells[slot].take(at)
-            if slot in self.forgets:
-                continue
-            if self.closer is not None:
-                self.closer(at, taken)
-                continue
-            for _, entry in taken:
-                self.task.close(self, Cell(at, entry[0], entry if self.whole else entry[1], slot))
-
-    def due(self) -> int:
-        """The least time of its cells, NEVER without any."""
-        return min((cells.next_due() for cells in self.cells), default=NEVER)
-
-    # what the operator asks of it: Context and FoldContext
-
-    def get(self, at: int, key: Any, *, slot: int = 0) -> Any:
-        entry = self.cells[slot].get(at, self.task.key_id(key))
-        return None if entry is None else entry[1]
-
-    def put(self, at: int, key: Any, value: Any, *, slot: int = 0) -> None:
-        self.cells[slot].put(at, self.task.key_id(key), [key, value])
-
-    def drop(self, at: int, key: Any, *, slot: int = 0) -> None:
-        self.cells[slot].drop(at, self.task.key_id(key))
-
-    def scan(self, key: Any, low: int, high: int, *, slot: int = 0) -> list[Cell]:
-        found = self.cells[slot].scan(self.task.key_id(key), low, high)
-        new = tuple.__new__
-        return [new(Cell, (at, entry[0], entry[1], slot)) for at, entry in found]
-
-    def key_id(self, key: Any) -> KeyId:
-        return self.task.key_id(key)
-
-    def entry(self, at: int, key: KeyId) -> Entry | None:
-        return self.cells[0].get(at, key)
-
-    def store(self, at: int, key: KeyId, entry: Entry) -> None:
-        if self.cells[0].get(at, key) is None:
-            self.task.noted.append(("opened", self.place.name))
-        self.cells[0].put(at, key, entry)
-
-    def count(self, what: str) -> None:
-        self.task.noted.append((what, self.place.name))
-
-    def late(self, record: AnyRecord, window: tuple[int, int] | None = None) -> None:
-        name = self.place.name
-        if self.place.late is not None:
-            emit = written(self.task.writer, self, record.key, record.value, record.at, record.headers)
-            self.task.outs[self.place.late].append(emit)
-            self.task.noted.append(("late", (name, "late_stream")))
-            return
-        self._refused(record, "late", window)
-        self.task.noted.append(("late", (name, self.place.actions["late"].then)))
-
-    def refuse(self, windows: int) -> None:
-        self.task.noted += [("refused", self.place.name)] * windows
-
-    def skip(self, record: AnyRecord, reason: str) -> None:
-        self._refused(record, reason, None)
-        then = self.place.actions[reason].then if reason in self.place.actions else "skip"
-        self.task.noted.append(("dropped", (self.place.name, reason, then)))
-
-    def _refused(self, record: AnyRecord, reason: str, window: tuple[int, int] | None) -> None:
-        action = self.place.actions.get(reason)
-        if action is not None and action.then != "skip":
-            self.task.give_up(self, record, reason, None, action, window=window)
-
-
-def written(  # noqa: PLR0913, PLR0917 - the parts of a record
-    writer: Writer, site: Site, key: Any, value: Any, at: int, headers: Headers, *, given: bool = False
-) -> Emit:
-    """A record as it is written to a topic (S51); with `given`, the key was chosen by the caller of `to`."""
-    try:
-        route = None if key is None else writer.key(key)
-        under = route
-        if not given and type(value) is WindowResult and value.updates and value.key == key:
-            under = writer.key(value.written_key())
-        return Emit(under, None if value is None else writer.value(value), at, headers, route)
-    except Exception as error:
-        raise Failed(site, error, "serialization_error") from error
 
 
 class Task:
@@ -491,7 +303,7 @@ class Task:
             try:
                 for result in site.operator.on_due(cell, site):
                     reached[:] = [result]
-                    site._pass_on(result)  # noqa: SLF001 - a site is half of the task
+                    site.pass_on(result)
             except (Failed, TaskFailed):
                 raise
             except Exception as error:
@@ -695,14 +507,6 @@ class Task:
     def ended(self) -> bool:
         """Whether all inputs have ended, so that nothing can come any more."""
         return all(time.ended for time in self.times)
-
-
-def _headers(given: Mapping[Any, Any]) -> Headers:
-    """Headers as they are kept; TypeError unless they map text to bytes."""
-    for name, content in given.items():
-        if not isinstance(name, str) or not isinstance(content, bytes):
-            raise TypeError(f"header {name!r} is {type(content).__name__}: headers map text to bytes")
-    return tuple(given.items())
 
 
 def reason_of(error: Exception) -> str:

@@ -20,8 +20,9 @@ from streamproc.core.feed import SLICE, Decoders, Feed, decoded, ended, landed, 
 from streamproc.core.fuse import fuse
 from streamproc.core.partition import partition
 from streamproc.core.plan import Inlet, Plan, Stage
+from streamproc.core.site import Writer
 from streamproc.core.state import Store
-from streamproc.core.task import Input, Task, Writer
+from streamproc.core.task import Input, Task
 from streamproc.ports import Commit, Run, Serde
 
 

@@ -24,7 +24,7 @@ from streamproc.core.errors import StreamprocError
 from streamproc.core.instants import instant, moment
 from streamproc.core.partition import partition
 from streamproc.core.plan import Plan, SourceSpec, build
-from streamproc.core.task import Site
+from streamproc.core.site import Site
 from streamproc.ports import Codec
 from streamproc.runners.memory import MemoryRunner, Message
 from streamproc.topology import Topology

@@ -16,8 +16,9 @@ from streamproc.adapters.codecs import JsonSerde
 from streamproc.core.batch import Batch, Step
 from streamproc.core.fuse import fuse
 from streamproc.core.plan import build
+from streamproc.core.site import Writer
 from streamproc.core.state import MemoryStore
-from streamproc.core.task import Input, Task, Writer
+from streamproc.core.task import Input, Task
 from tests.semantics.dense import Beat
 
 
