@@ -142,6 +142,7 @@ class Shape:
     keyed: bool = False
     disorder: int = 0
     trunk: tuple[str, ...] = ()
+    rejoin: str = ""
     split: bool = False
     branches: tuple[tuple[tuple[str, ...], str, int, int], ...] = ()
     chained: bool = False
@@ -161,6 +162,8 @@ class Shape:
         ]
         stream = streams[0].merge(*streams[1:]) if len(streams) > 1 else streams[0]
         stream = self._chain(stream, self.trunk)
+        if self.rejoin:
+            stream = self._chain(stream, (self.rejoin,)).merge(self._chain(stream, ("map",)) if self.split else stream)
         parts: list[Any] = [stream] * len(self.branches)
         if self.split:
             tests = {f"b{n}": (lambda e, n=n: e.x % 3 >= n) for n in reversed(range(len(self.branches)))}
@@ -238,6 +241,7 @@ SHAPES = st.builds(
     keyed=st.booleans(),
     disorder=st.sampled_from([0, 2, 5]),
     trunk=STEPS,
+    rejoin=st.sampled_from(["", "", "", "map", "filter", "flat_map"]),
     split=st.booleans(),
     branches=st.lists(st.tuples(STEPS, ENDS, st.integers(1, 6), st.integers(0, 7)), min_size=1, max_size=3).map(tuple),
     chained=st.booleans(),

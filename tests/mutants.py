@@ -104,6 +104,14 @@ MUTANTS = (
         "S21: a window that a slice opens can close in it",
     ),
     Mutant(
+        "inlines_where_ways_meet_again",
+        "core/fuse.py",
+        "meeting = len(self.reached.intersection(self.places[number].parents)) > 1",
+        "meeting = False",
+        LAW,
+        "S44: a record that comes to a window twice counts twice",
+    ),
+    Mutant(
         "stale_watermark_for_pushed_nodes",
         "core/fuse.py",
         '            with self.text.block("if top > time.top:"):\n'

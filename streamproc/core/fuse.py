@@ -90,18 +90,14 @@ def _is_plain(operator: Any) -> bool:
 
 def code(plan: Plan) -> str:
     """The generated loops of a plan, to be read."""
-    written = []
+    loops = []
     for stage in plan.stages:
         moving = len(stage.inlets) == 1 and stage.inlets[0].source is not None
-        for number, inlet in enumerate(stage.inlets):
-            source = _Loop(stage, number, moving=moving).source
-            written.append(source or f"# {inlet.topic}: no loop, record by record\n")
-    return "\n\n".join(written)
+        loops += [_Loop(stage, number, moving=moving).source for number in range(len(stage.inlets))]
+    return "\n\n".join(loops)
 
 
-def _compiled(loop: _Loop) -> Callable[..., None] | None:
-    if not loop.source:
-        return None
+def _compiled(loop: _Loop) -> Callable[..., None]:
     names = dict(loop.names)
     exec(_bytecode(loop.source), names)
     made: Callable[..., None] = names["loop"]
@@ -144,7 +140,7 @@ class _Path:
 
 
 class _Loop:
-    """The source of one inlet's loop, and the globals it needs; no source where there can be no loop.
+    """The source of one inlet's loop, and the globals it needs.
 
     With `moving`, the records are all that moves W, and the loop sees to it; else W stands still while it runs.
     """
@@ -159,14 +155,11 @@ class _Loop:
         self.start: dict[str, None] = {}
         self.tallies: list[str] = []
         self.text = _Text()
+        self.reached = self._reachable(stage.inlets[inlet].place)
         self.trunk = self._trunk(stage.inlets[inlet].place)
         last = self.places[self.trunk[-1]]
         self.paths = [self._path(child) for child in last.children]
         ends = [path.end for path in self.paths if path.end is not None]
-        inlined = [number for path in self.paths for number in path.chain] + ends
-        if len(set(inlined)) < len(inlined):  # ways that meet again: two results of one record for one node
-            self.source = ""
-            return
         parted = isinstance(last.operator, Split)
         exact = parted or all(self._folds(end) or self._writes(end) for end in ends)
         self.handed = {end for end in ends if not (self._folds(end) or (exact and self._writes(end)))}
@@ -185,17 +178,32 @@ class _Loop:
 
     # the shape
 
+    def _reachable(self, first: int) -> set[int]:
+        """Every node that a record of this inlet may come to."""
+        reached, ahead = set[int](), [first]
+        while ahead:
+            number = ahead.pop()
+            if number not in reached:
+                reached.add(number)
+                ahead += self.places[number].children
+        return reached
+
+    def _inlines(self, number: int) -> bool:
+        """Whether a node can be a part of the loop: not where ways meet again, for there one record is several."""
+        meeting = len(self.reached.intersection(self.places[number].parents)) > 1
+        return not meeting and isinstance(self._op(number), Map | Filter | KeyBy | Keyed | Pass | Branch)
+
     def _trunk(self, first: int) -> tuple[int, ...]:
         chain = [first]
         while len(children := self.places[chain[-1]].children) == 1 and not isinstance(self._op(chain[-1]), Split):
-            if not _inlines(self._op(children[0])) and not isinstance(self._op(children[0]), Split):
+            if not self._inlines(children[0]) and not isinstance(self._op(children[0]), Split):
                 break
             chain.append(children[0])
         return tuple(chain)
 
     def _path(self, number: int) -> _Path:
         chain: list[int] = []
-        while _inlines(self._op(number)) and len(self.places[number].children) <= 1:
+        while self._inlines(number) and len(self.places[number].children) <= 1:
             chain.append(number)
             if not self.places[number].children:
                 return _Path(tuple(chain), None)
@@ -436,10 +444,6 @@ class _Loop:
                     whole.say("watermark = time.watermark" if self.moving else "", self.forget)
             whole.say("flow(top)" if self.moving else "", *self.tallies)
         return "\n".join(whole.lines) + "\n"
-
-
-def _inlines(operator: Any) -> bool:
-    return isinstance(operator, Map | Filter | KeyBy | Keyed | Pass | Branch)
 
 
 class _Fold:

@@ -56,6 +56,21 @@ def test_a_branch_may_have_several_consumers() -> None:
     assert [row["value"] for row in values(outcome, "counts")] == [2]
 
 
+def test_ways_that_meet_again_count_twice() -> None:
+    """A record that comes to a window by two ways counts twice, however each way is run."""
+
+    def meeting() -> Topology:
+        topology = Topology("meeting")
+        events = topology.source("in", Event, event_time=lambda e: e.ts)
+        twice = events.flat_map(lambda e: [e, e]).merge(events)
+        twice.key_by(lambda e: e.key).window(Tumbling("10ms")).count(name="n").to("out")
+        return topology
+
+    log = {"in": lines(Event(1, "a", 1), Event(2, "a", 1))}
+    assert run(meeting(), log) == run(meeting(), log, fused=False)
+    assert [row["value"] for row in values(run(meeting(), log), "out")] == [6]
+
+
 def test_an_event_time_that_raises_has_found_no_timestamp() -> None:
     """A record whose event time cannot be computed is a dead letter with `invalid_timestamp`, nothing else."""
     topology = Topology("stampless", dead_letters="dead")
