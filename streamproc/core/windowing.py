@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from streamproc.core.aggregates import Aggregate, Folding, folding
@@ -82,11 +83,9 @@ class WindowResult(Generic[K, R, E]):
         self.updates = updates
         self.nth = nth
 
-    def __class_getitem__(cls, parameters: Any) -> Any:
-        """`WindowResult[K, R]` is `WindowResult[K, R, None]`."""
-        given = parameters if isinstance(parameters, tuple) else (parameters,)
-        whole = (*given, None) if len(given) == len(("K", "R")) else given
-        return Generic.__class_getitem__.__func__(cls, whole)  # type: ignore[attr-defined]
+    def __class_getitem__(cls, parameters: Any) -> GenericAlias:
+        """`WindowResult[K, R]` is `WindowResult[K, R, None]` for type checkers, and either will do when run."""
+        return GenericAlias(cls, parameters)
 
     def _compared(self) -> tuple[Any, ...]:
         return (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,7 @@ def test_a_state_file_of_another_topology(place: Place) -> None:
 def test_a_state_file_of_a_newer_version(place: Place) -> None:
     """A file written by a newer streamproc is refused with the advice to upgrade."""
     assert place.run(encoded(GOOD)).code == 0
-    with sqlite3.connect(place.folder / "s.sqlite") as file:
+    with closing(sqlite3.connect(place.folder / "s.sqlite", isolation_level=None)) as file:
         file.execute("UPDATE meta SET value = 1000000 WHERE name = 'format'")
     done = place.command("run", "bad:topology", "--input", "in=in.jsonl", "--state", "s.sqlite", "--no-http")
     assert done.returncode == 3
