@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.laws import CUTS, LOGS, SHAPES, Cut, Shape, run
+
+pytestmark = pytest.mark.timeout(900)  # a counterexample of this size takes minutes to become small
 
 
 @given(shape=SHAPES, first=LOGS, second=LOGS, cut=CUTS)

@@ -94,6 +94,7 @@ def committed(state: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_fifty_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     """After fifty kills and one run that is let through, output files and topics equal the oracle, byte for byte."""
     clicks = load(7)
