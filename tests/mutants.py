@@ -131,8 +131,8 @@ MUTANTS = (
     Mutant(
         "outputs_are_not_undone",
         "core/task.py",
-        "            del out[length:]",
-        "            del out[max(length, len(out)) :]",
+        "            del rows[length:]",
+        "            del rows[max(length, len(rows)) :]",
         SEMANTICS,
         "S44: nor in any output",
     ),

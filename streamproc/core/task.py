@@ -10,6 +10,7 @@ hand back here whatever is not plain sailing.
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -79,7 +80,8 @@ class Task:
         self.outs: dict[str, list[Emit]] = {topic: [] for topic in _topics(stage)}
         self.crossings: dict[str, list[Crossing]] = {topic: [] for topic in stage.crossings}
         self.dead: list[DeadLetter] = []
-        self.counts = Counts()
+        self.tallied: Counter[tuple[str, Any]] = Counter()
+        self._undoable: tuple[list[Any], ...] = (*self.outs.values(), *self.crossings.values(), self.dead, self.noted)
         self.times = [InputTime() for _ in self.inputs]
         self.offsets = [0 for _ in self.inputs]
         self.disorders = [inlet.source.disorder if inlet.source is not None else 0 for inlet in stage.inlets]
@@ -259,25 +261,20 @@ class Task:
 
     def tally(self, node: str, entered: int, left: int) -> None:
         """Count records that went through a node in a loop."""
-        for counted, more in ((self.counts.records_in, entered), (self.counts.records_out, left)):
-            if more:
-                counted[node] = counted.get(node, 0) + more
+        self.tallied["records_in", node] += entered
+        self.tallied["records_out", node] += left
 
     def opened(self, node: str, cells: int) -> None:
         """Count windows that a loop has opened."""
-        if cells:
-            self.counts.opened[node] = self.counts.opened.get(node, 0) + cells
+        self.tallied["opened", node] += cells
 
     def closed(self, node: str, cells: int) -> None:
-        """Count windows that were closed all at once."""
-        if cells:
-            self.counts.closed[node] = self.counts.closed.get(node, 0) + cells
+        """Count windows that were closed."""
+        self.tallied["closed", node] += cells
 
     def unmatched(self, node: str, records: int) -> None:
         """Count records that no branch of a split took."""
-        if records:
-            what = (node, "unmatched", "skip")
-            self.counts.dropped[what] = self.counts.dropped.get(what, 0) + records
+        self.tallied["dropped", (node, "unmatched", "skip")] += records
 
     # units of work: a record, or a cell that is due, with all that follows from it
 
@@ -339,22 +336,18 @@ class Task:
 
     def mark(self) -> list[int]:
         """Where every output stands, to go back to."""
-        return [*map(len, self.outs.values()), *map(len, self.crossings.values()), len(self.dead), len(self.noted)]
+        return list(map(len, self._undoable))
 
     def roll_back(self, mark: list[int]) -> None:
         """Undo what happened since a mark."""
         undo(self.journal)
-        for out, length in zip(
-            (*self.outs.values(), *self.crossings.values(), self.dead, self.noted), mark, strict=True
-        ):
-            del out[length:]  # type: ignore[attr-defined]
+        for rows, length in zip(self._undoable, mark, strict=True):
+            del rows[length:]
 
     def settle_unit(self) -> None:
         """A unit is done: nothing of it can be undone any more."""
         self.journal.clear()
-        for field, what in self.noted:
-            counted = getattr(self.counts, field)
-            counted[what] = counted.get(what, 0) + 1
+        self.tallied.update(self.noted)
         self.noted.clear()
 
     # what cannot be processed
@@ -437,20 +430,21 @@ class Task:
     # what was done
 
     def _step(self) -> Step:
+        counts = Counts()
+        for (field, what), number in self.tallied.items():
+            if number:
+                getattr(counts, field)[what] = number
         step = Step(
-            {topic: rows for topic, rows in self.outs.items() if rows},
-            {topic: rows for topic, rows in self.crossings.items() if rows},
+            {topic: rows[:] for topic, rows in self.outs.items() if rows},
+            {topic: rows[:] for topic, rows in self.crossings.items() if rows},
             self.dead[:],
-            self.counts,
+            counts,
             {site.place.name: site.combined.watermark for site in self.sites},
             dict(enumerate(self.offsets)),
         )
-        for topic in step.emits:
-            self.outs[topic] = []
-        for topic in step.crossings:
-            self.crossings[topic] = []
-        self.dead.clear()
-        self.counts = Counts()
+        self.tallied.clear()
+        for rows in self._undoable:
+            rows.clear()
         return step
 
     def changes(self) -> list[Change]:
