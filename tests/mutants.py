@@ -178,6 +178,14 @@ MUTANTS = (
         "S13, S41: what was folded before a commit counts after it",
     ),
     Mutant(
+        "a_dropped_cell_is_still_found_by_key",
+        "core/state.py",
+        "        course.drop(at)\n",
+        "        pass\n",
+        "tests/core/test_state.py",
+        "S1: an index that says other than the cells",
+    ),
+    Mutant(
         "writes_through_to_committed_state",
         "core/aggregates.py",
         'copy="{a}.copy()",',

@@ -124,8 +124,6 @@ class Folding:
     """(accumulator, item) -> new accumulator."""
     merge: Callable[[Any, Any], Any]
     result: Callable[[Any], Any]
-    plain: bool
-    """Accumulators hold only None, bool, str, float, 64-bit ints, lists of these and dicts of int to them."""
     code: Code | None
     """None: call `item` and `add`."""
     canonical: Callable[[Any], Any] = _same
@@ -157,7 +155,7 @@ def _folding(
     add_item: Callable[[Any, Any], Any],
     code: Code | None,
 ) -> Folding:
-    """Neither ordered nor plain, with the aggregate's own `zero`, `merge` and `result`."""
+    """Not ordered, with the aggregate's own `zero`, `merge` and `result`."""
     return Folding(
         ordered=False,
         item=item,
@@ -165,7 +163,6 @@ def _folding(
         add=add_item,
         merge=aggregate.merge,
         result=aggregate.result,
-        plain=False,
         code=code,
     )
 
@@ -214,7 +211,7 @@ class Count:
     def folding(self) -> Folding:
         """Inline: `1` and `a + 1`; there is no item."""
         code = Code(take="", first="1", step="{a} + 1", mutate="", copy="{a}", names={})
-        return replace(_folding(self, _nothing, self.add, code), plain=True, many=len)
+        return replace(_folding(self, _nothing, self.add, code), many=len)
 
 
 @dataclass(frozen=True, slots=True)
@@ -726,7 +723,7 @@ class Quantile(Generic[V]):
             names={"f": of, "index": index, "once": _once},
         )
         inline = _folding(self, lambda value, _at, _position: index(of(value)), _tallied, code)
-        return replace(inline, plain=True, canonical=_sorted, many=_all_tallied)
+        return replace(inline, canonical=_sorted, many=_all_tallied)
 
 
 def _once(index: int) -> dict[int, int]:
@@ -789,8 +786,7 @@ class Distinct(Generic[V]):
             copy="{a}[:]",
             names={"f": of, "code": code_of, "note": self._registers.note},
         )
-        inline = _folding(self, lambda value, _at, _position: code_of(of(value)), self._noted, code)
-        return replace(inline, plain=True)
+        return _folding(self, lambda value, _at, _position: code_of(of(value)), self._noted, code)
 
     def _noted(self, acc: list[int], code: int) -> list[int]:
         noted = acc[:]

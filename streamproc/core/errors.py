@@ -35,9 +35,5 @@ class FutureTimestamp(StreamprocError):
         self.at = at
 
 
-class NullKey(StreamprocError):
-    """A record has no key where one is needed (S42)."""
-
-
 class TaskFailed(StreamprocError):
     """A record met the action `fail`: the task stops before it, and nothing from that record on was committed."""

@@ -273,28 +273,6 @@ def test_inline_code_either_steps_or_mutates(aggregate: Aggregate[Any, Any, Any]
     assert "{f}" not in code.take.replace("{f}({v})", "")
 
 
-@EVERY
-@given(events(NUMBERS))
-def test_plain_means_plain(aggregate: Aggregate[Any, Any, Any], some: list[Event]) -> None:
-    """A plain accumulator can be written by any codec without tags."""
-    f = folding(aggregate)
-
-    def check(part: Any) -> None:
-        if type(part) is dict:
-            assert all(type(key) is int for key in part)
-            part = list(part.values())
-        if type(part) is list:
-            for inner in part:
-                check(inner)
-        else:
-            assert type(part) in {int, float, str, bool, type(None)}
-            assert type(part) is not int or abs(part) < 1 << 63
-
-    assert f.plain == isinstance(aggregate, Count | Quantile | Distinct)
-    if f.plain:
-        check(fold(f, some))
-
-
 HASHING = """
 from streamproc.core.aggregates import Distinct, Quantile, TopK, folding
 values = [f"user-{i % 700}" for i in range(3000)] + [("a", i) for i in range(9)] + [frozenset({"x", "y"})]
@@ -489,7 +467,7 @@ class Longest:
 def test_an_own_aggregate_needs_four_methods() -> None:
     """It gets the value itself, is called as it is, and nothing is assumed about its accumulators."""
     f = folding(Longest())
-    assert (f.ordered, f.plain, f.code) == (False, False, None)
+    assert (f.ordered, f.code) == (False, None)
     assert result(Longest(), ["a", "ccc", "bb"]) == 3
 
 
