@@ -60,7 +60,7 @@ def every(named: dict[str, tuple[str, ...]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("data", "name"), chosen)
 
 
-HOW = pytest.mark.parametrize(("way", "partitions"), [("memory", 1), ("memory", 3), ("embedded", 3)])
+HOW = pytest.mark.parametrize(("way", "partitions"), [("memory", 1), ("memory", 3), ("embedded", 1), ("embedded", 3)])
 
 
 def test_no_oracle_is_forgotten(reference_data: Path) -> None:
