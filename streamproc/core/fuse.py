@@ -246,7 +246,7 @@ class _Loop:
     def _body(self, *, parted: bool) -> None:
         entered = "n - handed"
         for number in self.trunk[:-1] if parted else self.trunk:
-            entered = self._pass(number, entered, leave="continue")
+            entered = self._pass(number, entered)
         if parted:
             self._one_of_several(entered)
         elif len(self.paths) == 1:
@@ -254,28 +254,33 @@ class _Loop:
         else:
             self._all_of_several(entered)
 
-    def _pass(self, number: int, entered: str, leave: str) -> str:
+    def _pass(self, number: int, entered: str) -> str:
         """One stateless node of which nothing is to be undone later; answers with what left it."""
-        gone = ""
-        match self._op(number):
-            case Map(f):
-                self.text.say(f"v = {self._bind('map', f)}(v)")
-            case Filter(f):
-                gone = self._counter(f"gone{number}")
-                with self.text.block(f"if not {self._bind('filter', f)}(v):"):
-                    self.text.say(f"{gone} += 1", leave)
-            case KeyBy(f):
-                self.text.say(f"k = {self._bind('key', f)}(v)", "if k is None: raise Aside")
-            case Keyed():
-                self.text.say("if k is None: raise Aside")
-        left = f"{entered} - {gone}" if gone else entered
+        left = entered
+        if isinstance(self._op(number), Filter):
+            gone = self._counter(f"gone{number}")
+            left = f"{entered} - {gone}"
+            with self.text.block(f"if not {self._bind('filter', self._op(number).f)}(v):"):
+                self.text.say(f"{gone} += 1", "continue")
+        else:
+            self._change(number, "v", "k")
         self._tally(number, entered, left)
         return left
+
+    def _change(self, number: int, v: str, k: str) -> None:
+        """What a node that lets every record through does to value and key."""
+        match self._op(number):
+            case Map(f):
+                self.text.say(f"{v} = {self._bind('map', f)}({v})")
+            case KeyBy(f):
+                self.text.say(f"{k} = {self._bind('key', f)}({v})", f"if {k} is None: raise Aside")
+            case Keyed():
+                self.text.say(f"if {k} is None: raise Aside")
 
     def _only(self, path: _Path, entered: str, took: Callable[[], None]) -> None:
         """The one way that a record takes; `took` says so, once nothing can fail any more."""
         for number in path.chain:
-            entered = self._pass(number, entered, leave="continue")
+            entered = self._pass(number, entered)
         if path.end is None:
             took()
         elif path.end in self.handed:
@@ -330,19 +335,13 @@ class _Loop:
 
     def _branched(self, number: int, branch: int, entered: str, blocks: ExitStack) -> str:
         """One stateless node of a branch, whose variables bear the branch's number; answers with what left it."""
-        v, k = f"v{branch}", f"k{branch}"
         left = entered
-        match self._op(number):
-            case Map(f):
-                self.text.say(f"{v} = {self._bind('map', f)}({v})")
-            case Filter(f):
-                left = f"{entered} - {self._counter(f'gone{number}')}"
-                self.text.say(f"at{branch} = {number}")
-                blocks.enter_context(self.text.block(f"if {self._bind('filter', f)}({v}):"))
-            case KeyBy(f):
-                self.text.say(f"{k} = {self._bind('key', f)}({v})", f"if {k} is None: raise Aside")
-            case Keyed():
-                self.text.say(f"if {k} is None: raise Aside")
+        if isinstance(self._op(number), Filter):
+            left = f"{entered} - {self._counter(f'gone{number}')}"
+            self.text.say(f"at{branch} = {number}")
+            blocks.enter_context(self.text.block(f"if {self._bind('filter', self._op(number).f)}(v{branch}):"))
+        else:
+            self._change(number, f"v{branch}", f"k{branch}")
         self._tally(number, entered, left)
         return left
 

@@ -36,7 +36,7 @@ class Worked(NamedTuple):
 
 @dataclass(slots=True)
 class _Bench:
-    """A task with its feed: `queues` are its inlets in the order of S39, `open` says which may still deliver."""
+    """A task with its feed: `queues` are its inlets in the order of S39, `awaited` says which may still deliver."""
 
     name: str
     number: int
@@ -49,9 +49,13 @@ class _Bench:
 
     def waiting(self) -> dict[str, Any]:
         """What crossed to this task and waits there while another inlet is awaited: a part of its position."""
-        queues = {inlet.topic: queue for queue, inlet in enumerate(self.queues) if inlet.source is None}
-        waits = {topic: kept for topic, queue in queues.items() if (kept := self.feed.waiting(queue))}
+        topics = [inlet.topic for inlet in self.queues if inlet.source is None]
+        waits = {topic: kept for topic in topics if (kept := self.feed.waiting(self.queue(topic)))}
         return {"waiting": waits} if waits else {}
+
+    def queue(self, topic: str) -> int:
+        """The number of the queue of a topic."""
+        return next(n for n, inlet in enumerate(self.queues) if inlet.topic == topic)
 
     def input(self, topic: str, number: int) -> int:
         """The number of the input that is this partition, or this upstream task."""
@@ -108,10 +112,10 @@ class Engine:
                 if fused:
                     fuse(task)
                 awaited = [inlet.source is not None and not _ended(task, inlet, number) for inlet in queues]
-                feed = Feed(len(queues))
+                bench = _Bench(name, number, stage, task, Feed(len(queues)), queues, awaited)
                 for topic, waits in (task.settled or {}).get("waiting", {}).items():
-                    feed.wait_again(next(n for n, inlet in enumerate(queues) if inlet.topic == topic), waits)
-                self._benches.append(_Bench(name, number, stage, task, feed, queues, awaited))
+                    bench.feed.wait_again(bench.queue(topic), waits)
+                self._benches.append(bench)
         self._emits: dict[tuple[str, int], list[Emit]] = {}
         self._dead: list[DeadLetter] = []
 
@@ -120,7 +124,7 @@ class Engine:
     def offer(self, topic: str, run: Run, now: int | None, stamps: list[int] | None = None) -> None:
         """A run of messages of one partition is at hand; `now` is the clock in ms it was fetched at (S15)."""
         for bench in self._reading(topic, run.partition):
-            queue = next(n for n, inlet in enumerate(bench.queues) if inlet.topic == topic)
+            queue = bench.queue(topic)
             inlet = bench.queues[queue]
             number = bench.input(topic, run.partition)
             assert inlet.source is not None
@@ -145,7 +149,7 @@ class Engine:
     def end(self, topic: str) -> None:
         """No more will come from a topic: the end stands behind the last message of each partition (S49)."""
         for bench in self._reading(topic):
-            queue = next(n for n, inlet in enumerate(bench.queues) if inlet.topic == topic)
+            queue = bench.queue(topic)
             if bench.awaited[queue] or not bench.task.times[bench.input(topic, bench.number)].ended:
                 bench.feed.add(queue, ended(bench.input(topic, bench.number)))
                 bench.awaited[queue] = False
@@ -153,14 +157,12 @@ class Engine:
     def mark(self, topic: str, number: int, watermark: int) -> None:
         """The watermark of a partition is said to be here, behind all that is at hand; it never falls."""
         for bench in self._reading(topic, number):
-            queue = next(n for n, inlet in enumerate(bench.queues) if inlet.topic == topic)
-            bench.feed.add(queue, marked(bench.input(topic, number), watermark))
+            bench.feed.add(bench.queue(topic), marked(bench.input(topic, number), watermark))
 
     def await_(self, topic: str, *, awaited: bool) -> None:
         """Whether a topic may have more than is at hand: lag above 0 or unknown, not 0 (S39)."""
         for bench in self._reading(topic):
-            queue = next(n for n, inlet in enumerate(bench.queues) if inlet.topic == topic)
-            bench.awaited[queue] = awaited
+            bench.awaited[bench.queue(topic)] = awaited
 
     def _reading(self, topic: str, number: int | None = None) -> Iterator[_Bench]:
         for bench in self._benches:
@@ -170,12 +172,7 @@ class Engine:
 
     def hungry(self, topic: str) -> bool:
         """Whether a queue of this topic is empty, so that reading on may help."""
-        return any(
-            not bench.feed.holds(queue)
-            for bench in self._reading(topic)
-            for queue, inlet in enumerate(bench.queues)
-            if inlet.topic == topic
-        )
+        return any(not bench.feed.holds(bench.queue(topic)) for bench in self._reading(topic))
 
     def position(self, topic: str, number: int) -> int:
         """The next offset of a partition, as far as it has been processed."""
@@ -219,10 +216,10 @@ class Engine:
         for row in rows:
             shares.setdefault(self._partition(row.route), []).append(row)
         for after in self._benches:
-            for queue, inlet in enumerate(after.queues):
-                if inlet.topic == topic and inlet.source is None and (moved or after.number in shares):
-                    one = landed(after.input(topic, bench.number), shares.get(after.number, []), watermark)
-                    after.feed.add(queue, one)
+            lands = any(inlet.topic == topic and inlet.source is None for inlet in after.queues)
+            if lands and (moved or after.number in shares):
+                one = landed(after.input(topic, bench.number), shares.get(after.number, []), watermark)
+                after.feed.add(after.queue(topic), one)
 
     # out
 
