@@ -109,15 +109,16 @@ def test_the_generated_loop_is_current(tmp_path: Path) -> None:
 def test_every_room_is_on_the_map() -> None:
     """A module of the package has a line in the tree of docs/architecture.md, and no line is without a module."""
     tree = next(block.text for block in blocks(DOCS / "architecture.md") if block.text.startswith("streamproc/"))
-    folder = ""
+    folders: list[str] = []
     drawn = set()
     for line in tree.splitlines()[1:]:
         depth = (len(line) - len(line.lstrip())) // 2
         entry = line.split()[0]
+        folders = folders[: depth - 1]
         if entry.endswith("/"):
-            folder = entry
+            folders.append(entry)
         elif entry.endswith(".py"):
-            drawn.add(entry if depth == 1 else folder + entry)
+            drawn.add("".join(folders) + entry)
     package = ROOT / "streamproc"
     modules = {str(file.relative_to(package)) for file in package.rglob("*.py")}
     assert drawn == {module for module in modules if not module.endswith("/__init__.py")}
