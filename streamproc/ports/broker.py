@@ -284,8 +284,10 @@ class Broker(Protocol):
         """Make partitions part of the open transaction, or open it."""
         ...
 
-    async def produce(self, writer: Writer, batches: Sequence[Appending]) -> None:
+    async def produce(self, writer: Writer, batches: Sequence[Appending]) -> Mapping[TopicPartition, int]:
         """Append one batch to each of several partitions, one request for each leader; all of them succeeded.
+
+        Gives the offset of the first record of each batch, -1 where the broker does not tell.
 
         Otherwise raises what came of the first that did not, after all have come to their end; an unanswered one
         counts before a refused one.
