@@ -30,6 +30,16 @@ from structlog.typing import EventDict, Processor
 from streamproc.core.batch import DeadLetter, Step
 from streamproc.core.errors import ConfigError
 from streamproc.ports import Commit
+from streamproc.ports.worker import (
+    Event,
+    Ownership,
+    Reachability,
+    Restored,
+    Restoring,
+    Standing,
+    Uncommitted,
+    Waiting,
+)
 
 Format: TypeAlias = Literal["auto", "json", "pretty"]
 
@@ -37,7 +47,18 @@ EVENTS: Final = frozenset(
     {
         "worker_started",
         "plan_built",
+        "partitions_assigned",
+        "partitions_revoked",
+        "partitions_lost",
+        "restore_started",
+        "restore_progress",
+        "restore_finished",
         "watermark_held",
+        "partition_stalled",
+        "commit_failed",
+        "fenced",
+        "brokers_reachable",
+        "brokers_unreachable",
         "record_failed",
         "dead_lettered",
         "late_summary",
@@ -47,6 +68,8 @@ EVENTS: Final = frozenset(
     }
 )
 """The names of all events; `library` is what another library logged, with its text as `message`."""
+
+_REACHABLE: Final = {True: ("info", "brokers_reachable"), False: ("warning", "brokers_unreachable")}
 
 REDACTED: Final = "[redacted]"
 MINUTE: Final = 60.0
@@ -231,7 +254,7 @@ class _Window:
 
 
 class Limiter:
-    """One line per (event, node) and minute.
+    """One line per event, place (a node, a task) and minute.
 
     The first event is logged at once.  Those in the minute behind it are counted; its closing line is the
     last of them, with how many there were as `suppressed`, and opens the next minute.  A minute without any
@@ -243,10 +266,10 @@ class Limiter:
         self._counted = counted
         self._windows: dict[tuple[str, str], _Window] = {}
 
-    def note(self, now: float, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Logs the event of the node that `fields` names, or counts it where its minute is not over."""
+    def note(self, now: float, level: str, event: str, where: str, fields: dict[str, Any]) -> None:
+        """Logs the event of a place, or counts it where its minute is not over."""
         self.close(now)
-        place = (event, fields["node"])
+        place = (event, where)
         window = self._windows.get(place)
         if window is None:
             self._windows[place] = _Window(now + MINUTE, level)
@@ -302,6 +325,9 @@ class LogObserver:
         self._held_logged = -math.inf
         self._late: Tally[str] = Tally()
         self._late_due = math.inf
+        self._restoring: dict[str, int] = {}
+        self._restore_due = math.inf
+        self._stalled: frozenset[tuple[str, int]] = frozenset()
 
     def planned(self, plan: Any) -> None:
         """Logs the plan, and binds its hash to every line that follows."""
@@ -336,14 +362,14 @@ class LogObserver:
             letter = letters.get((node, reason))
             if letter is not None:
                 fields |= _place(letter) | self._cause(letter)
-            self._limiter.note(now, "warning", "record_failed", fields)
+            self._limiter.note(now, "warning", "record_failed", node, fields)
 
     def committed(self, commit: Commit, dead: Sequence[DeadLetter], seconds: float) -> None:
         """Notes the dead letters that are now written."""
         now = self._clock()
         for letter in dead:
             fields = {"node": letter.node, "to": letter.topic, "reason": letter.reason, "stage": letter.stage}
-            self._limiter.note(now, "warning", "dead_lettered", fields | _place(letter))
+            self._limiter.note(now, "warning", "dead_lettered", letter.node, fields | _place(letter))
         self._tick(now)
 
     def progressed(self, watermarks: Mapping[tuple[str, int], int], held_by: tuple[str, int] | None) -> None:
@@ -374,10 +400,87 @@ class LogObserver:
             self._late_summary()
             self._write("info" if name == "stopped" else "error", "stopped", {"state": name})
 
+    def happened(self, event: Event) -> None:
+        """Logs what a person must know of it."""
+        now = self._clock()
+        match event:
+            case Ownership():
+                self._owned(event)
+            case Restoring() | Restored():
+                self._restored(now, event)
+            case Uncommitted():
+                self._uncommitted(now, event)
+            case Reachability():
+                self._write(*_REACHABLE[event.reachable], {})
+        self._tick(now)
+
+    def _owned(self, change: Ownership) -> None:
+        if change.how != "assigned":
+            self._restoring = {task: left for task, left in self._restoring.items() if task not in change.tasks}
+            self._held = None
+        if change.tasks:
+            fields = {"tasks": sorted(change.tasks), "owned": {topic: len(n) for topic, n in change.owned.items()}}
+            self._write("warning" if change.how == "lost" else "info", f"partitions_{change.how}", fields)
+
+    def _restored(self, now: float, event: Restoring | Restored) -> None:
+        """A line at the start and at the end of a task that has anything to restore; in between one for all, rarely."""
+        known = event.task in self._restoring
+        if isinstance(event, Restored):
+            self._restoring.pop(event.task, None)
+            if known or event.records:
+                fields = {"task": event.task, "records": event.records, "seconds": round(event.seconds, 3)}
+                self._write("info", "restore_finished", fields)
+            return
+        if not known and event.remaining:
+            self._write("info", "restore_started", {"task": event.task, "remaining": event.remaining})
+            self._restore_due = min(self._restore_due, now + MINUTE)
+        if known or event.remaining:
+            self._restoring[event.task] = event.remaining
+
+    def _uncommitted(self, now: float, event: Uncommitted) -> None:
+        fields = {"task": event.task, "seconds": round(event.seconds, 3), "why": event.why}
+        if event.outcome == "fenced":
+            self._limiter.note(now, "warning", "fenced", event.task, fields)
+        else:
+            fields["outcome"] = event.outcome
+            self._limiter.note(now, "warning", "commit_failed", event.task, fields)
+
+    def lagged(self, standings: Mapping[tuple[str, int], Standing]) -> None:
+        """Logs partitions that have stalled since they were last looked at."""
+        now = self._clock()
+        stalled = frozenset(place for place, standing in standings.items() if standing.stalled)
+        for place in sorted(stalled - self._stalled):
+            topic, partition = place
+            standing = standings[place]
+            fields = {
+                "topic": topic,
+                "partition": partition,
+                "position": standing.position,
+                "end": standing.end,
+                "lag_seconds": round(standing.lag_seconds, 3),
+            }
+            self._limiter.note(now, "warning", "partition_stalled", f"{topic}/{partition}", fields)
+        self._stalled = stalled
+        self._tick(now)
+
+    def polled(self, waited: Mapping[Waiting, float]) -> None:
+        """Says nothing."""
+
+    def ticked(self, late: float) -> None:
+        """Says nothing."""
+
     def _tick(self, now: float) -> None:
         self._limiter.close(now)
+        if now >= self._restore_due:
+            self._restore_progress(now)
         if now >= self._late_due:
             self._late_summary()
+
+    def _restore_progress(self, now: float) -> None:
+        self._restore_due = now + MINUTE if self._restoring else math.inf
+        if self._restoring:
+            fields = {"tasks": len(self._restoring), "remaining": sum(self._restoring.values())}
+            self._write("info", "restore_progress", fields)
 
     def _late_summary(self) -> None:
         if self._late:

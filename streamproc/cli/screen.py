@@ -26,6 +26,7 @@ from rich.text import Text
 from streamproc.core.batch import Counts, DeadLetter, Emit, Step
 from streamproc.core.instants import moment
 from streamproc.ports import Commit, Source
+from streamproc.ports.worker import Event, Standing, Waiting
 
 ROWS = 12
 """How many results are shown."""
@@ -145,6 +146,18 @@ class Screen:
         """Shows nothing."""
 
     def state(self, name: str) -> None:
+        """Shows nothing."""
+
+    def happened(self, event: Event) -> None:
+        """Shows nothing."""
+
+    def lagged(self, standings: Mapping[tuple[str, int], Standing]) -> None:
+        """Shows nothing."""
+
+    def polled(self, waited: Mapping[Waiting, float]) -> None:
+        """Shows nothing."""
+
+    def ticked(self, late: float) -> None:
         """Shows nothing."""
 
     def _draw(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from streamproc.metrics.catalog import CATALOG, SIZE, VALUES, WORK, Metric
+from streamproc.metrics.catalog import CATALOG, LAT, SIZE, SLOW, VALUES, WORK, Metric
 
 _INTRODUCTION = """\
 # Metrics
@@ -15,18 +15,24 @@ A worker serves these at `/metrics`, in the Prometheus text format, or as OpenMe
 label `topology` is on every metric and is left out below; `job` and `instance` come from the scrape. Every
 combination of labels that the plan makes possible stands at zero from the start. Instants are timestamps,
 never ages: draw `time() - x`. Beside these stand the `process_*` and `python_*` metrics of the client
-library. Metrics marked *ad hoc* are used by no panel and no rule.
+library. Metrics marked *Kafka* are those of a worker on Kafka alone, metrics marked *ad hoc* are used by no
+panel and no rule.
+
+Series with the label `partition` live only on the worker that owns the partition. Where there are too many
+of them, the worker can be told to fold them: one series for each topic then, with `partition="all"`, which has
+the greatest lag in seconds, the smallest watermark, and the sums of records, paused and idle partitions; the
+offsets are left out.
 """
 
 
 def _row(metric: Metric) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
-    note = " *Ad hoc.*" if metric.adhoc else ""
+    note = (" *Kafka.*" if metric.kafka else "") + (" *Ad hoc.*" if metric.adhoc else "")
     return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.unit} | {metric.help}{note} |"
 
 
 def _bounds(metric: Metric) -> str:
-    name = {WORK: "WORK", SIZE: "SIZE"}[metric.buckets]
+    name = {LAT: "LAT", WORK: "WORK", SLOW: "SLOW", SIZE: "SIZE"}[metric.buckets]
     return f"| `{metric.name}` | {name} | {' '.join(f'{bound:g}' for bound in metric.buckets)} |"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from streamproc.core.batch import DeadLetter, Step
 from streamproc.ports import Commit, Observer
+from streamproc.ports.worker import Event, Standing, Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,23 @@ class Observers:
         """Tells all of the new state."""
         for watcher in self.watchers:
             watcher.state(name)
+
+    def happened(self, event: Event) -> None:
+        """Tells all of the event."""
+        for watcher in self.watchers:
+            watcher.happened(event)
+
+    def lagged(self, standings: Mapping[tuple[str, int], Standing]) -> None:
+        """Tells all of where the partitions stand."""
+        for watcher in self.watchers:
+            watcher.lagged(standings)
+
+    def polled(self, waited: Mapping[Waiting, float]) -> None:
+        """Tells all of the pass."""
+        for watcher in self.watchers:
+            watcher.polled(waited)
+
+    def ticked(self, late: float) -> None:
+        """Tells all of the tick."""
+        for watcher in self.watchers:
+            watcher.ticked(late)

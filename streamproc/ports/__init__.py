@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from streamproc.core.batch import Change, DeadLetter, Emit, Headers, Step
+from streamproc.ports.worker import Event, Standing, Waiting
 
 
 class Decoded(NamedTuple):
@@ -46,13 +47,21 @@ class Serde(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of raw messages of one partition, in offset order."""
+    """A run of raw messages of one partition, in offset order; it may be empty and only say where to read on.
+
+    `stamps` are the transport's own timestamps in ms, and `appended` says that the log itself set them when it took the
+    messages.  `next_offset` is where to read on, None for just behind the last message: in a log with markers between
+    its messages it may lie further.
+    """
 
     partition: int
     offsets: Sequence[int]
     values: list[bytes | None]
     keys: Sequence[bytes | None] | None = None
     headers: Sequence[Headers] | None = None
+    stamps: Sequence[int] | None = None
+    next_offset: int | None = None
+    appended: bool = False
 
 
 class Source(Protocol):
@@ -127,7 +136,10 @@ class Log(Protocol):
 
 
 class Observer(Protocol):
-    """Who watches a runner.  Called once per step or commit, never per record."""
+    """Who watches a runner.  Called once per step or commit, never per record; it must not raise, wait or be slow.
+
+    All of it from the thread of the runner, or of the worker's event loop.  The last four are told by workers only.
+    """
 
     def planned(self, plan: Any) -> None:
         """A plan is about to run: all label combinations are known now."""
@@ -148,5 +160,21 @@ class Observer(Protocol):
         ...
 
     def state(self, name: str) -> None:
-        """The worker is now starting, restoring, running, draining, stopped or failed."""
+        """The worker is now starting, restoring, running, rebalancing, draining, stopped or failed."""
+        ...
+
+    def happened(self, event: Event) -> None:
+        """Something that happens now and then: partitions come and go, state is restored, a commit fails."""
+        ...
+
+    def lagged(self, standings: Mapping[tuple[str, int], Standing]) -> None:
+        """Where every partition (topic, number) that is owned stands, all of them at once, every second or so."""
+        ...
+
+    def polled(self, waited: Mapping[Waiting, float]) -> None:
+        """The poll loop has finished a pass, with the seconds it waited for something."""
+        ...
+
+    def ticked(self, late: float) -> None:
+        """The event loop has run its tick of 100 ms, so many seconds later than it was due."""
         ...

@@ -5,6 +5,7 @@ from typing import Any
 
 from streamproc.metrics.observers import Observers
 from streamproc.ports import Observer
+from streamproc.ports.worker import Ownership, Standing
 from tests.observability.plans import PLAN, busy_step, full_commit, letter
 
 
@@ -42,6 +43,22 @@ class Heard:
         """Writes it down."""
         self.calls.append(("state", *told))
 
+    def happened(self, *told: Any) -> None:
+        """Writes it down."""
+        self.calls.append(("happened", *told))
+
+    def lagged(self, *told: Any) -> None:
+        """Writes it down."""
+        self.calls.append(("lagged", *told))
+
+    def polled(self, *told: Any) -> None:
+        """Writes it down."""
+        self.calls.append(("polled", *told))
+
+    def ticked(self, *told: Any) -> None:
+        """Writes it down."""
+        self.calls.append(("ticked", *told))
+
 
 def tell(observer: Observer) -> None:
     """One call of each kind."""
@@ -52,6 +69,10 @@ def tell(observer: Observer) -> None:
     observer.stepped("clicks-0", busy_step(), 10, 0.1)
     observer.committed(full_commit(), [letter()], 0.2)
     observer.progressed({("clicks", 0): 1}, ("clicks", 0))
+    observer.happened(Ownership("assigned", ["clicks/0"], {"clicks": [0]}))
+    observer.lagged({("clicks", 0): Standing(10, 20, 1.5)})
+    observer.polled({"fetch": 0.1})
+    observer.ticked(0.001)
 
 
 def test_each_observer_is_told_everything() -> None:
@@ -67,6 +88,10 @@ def test_each_observer_is_told_everything() -> None:
         "stepped",
         "committed",
         "progressed",
+        "happened",
+        "lagged",
+        "polled",
+        "ticked",
     ]
     assert first.calls == second.calls == alone.calls
 

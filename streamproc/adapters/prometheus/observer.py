@@ -9,26 +9,18 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from operator import itemgetter
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
-from streamproc.core.batch import END, START, DeadLetter, Emit, Step
+from streamproc.adapters.prometheus.group import Group
+from streamproc.adapters.prometheus.instruments import Instruments, new_registry
+from streamproc.adapters.prometheus.partitions import Partitions, instant
+from streamproc.core.batch import START, DeadLetter, Emit, Step
 from streamproc.metrics.catalog import (
     CATALOG,
     DROP_REASONS,
@@ -40,76 +32,29 @@ from streamproc.metrics.catalog import (
     LEVELS,
     OUTCOMES,
     STATES,
-    Metric,
 )
 from streamproc.ports import Commit
-
-T = TypeVar("T", Counter, Gauge, Histogram)
-
-_CPU = "streamproc_cpu_seconds_total"
+from streamproc.ports.worker import Event, Ownership, Standing, Waiting
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What a worker is, as far as its metrics name it."""
+    """What a worker is, as far as its metrics name it.
+
+    On Kafka partitions come and go, and nothing is owned until `happened` says so.  Without `per_partition` the series
+    of partitions are folded into one a topic.
+    """
 
     client: str = "embedded"
     revision: str = "unknown"
     guarantee: str = "exactly_once"
     backend: str = "memory"
     mode: str = "live"
+    kafka: bool = False
+    per_partition: bool = True
 
 
-class Bound(Generic[T]):
-    """The children of one metric within one topology, each looked up once and then kept."""
-
-    __slots__ = ("_children", "_family", "_topology")
-
-    def __init__(self, family: T, topology: str) -> None:
-        self._family: T = family
-        self._topology = topology
-        self._children: dict[tuple[str, ...], T] = {}
-
-    def at(self, *labels: str) -> T:
-        """The child with these labels, in the order of the catalogue; at zero from the first call on."""
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._family.labels(self._topology, *labels)
-        return child
-
-
-class CpuTime(Collector):
-    """CPU time of the process, read when it is scraped, so that an idle worker shows its cost too."""
-
-    def __init__(self, metric: Metric, topology: str, clock: Callable[[], float]) -> None:
-        self._metric = metric
-        self._topology = topology
-        self._clock = clock
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        """Yields the one metric."""
-        family = CounterMetricFamily(self._metric.name, self._metric.help, labels=("topology",))
-        family.add_metric((self._topology,), self._clock())
-        yield family
-
-
-def new_registry() -> CollectorRegistry:
-    """A registry with the client's own metrics of the process, the platform and the garbage collector."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry
-
-
-def instant(watermark: int) -> float:
-    """A watermark in ms as seconds; the infinite ones as infinities."""
-    if watermark == START:
-        return float("-inf")
-    return float("inf") if watermark == END else watermark / 1000
-
-
-_KEY, _VALUE, _HEADERS = itemgetter(0), itemgetter(1), itemgetter(3)
+_KEY, _VALUE, _AT, _HEADERS = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(3)
 
 
 def weigh(rows: Sequence[Emit]) -> int:
@@ -141,55 +86,38 @@ class PrometheusObserver:
         clock: Callable[[], float] = time.time,
         cpu: Callable[[], float] = time.process_time,
     ) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = new_registry() if registry is None else registry
-        self._topology = topology
         self._worker = Worker() if worker is None else worker
         self._clock = clock
-        self._counters: dict[str, Bound[Counter]] = {}
-        self._gauges: dict[str, Bound[Gauge]] = {}
-        self._histograms: dict[str, Bound[Histogram]] = {}
-        for metric in CATALOG:
-            self._build(metric, cpu)
+        catalog = [metric for metric in CATALOG if self._worker.kafka or not metric.kafka]
+        self._instruments = Instruments(topology, self.registry, cpu, catalog)
+        self._partitions = Partitions(self._instruments, each=self._worker.per_partition)
         self._build_gauges()
         self._build_counters()
-        self._step_duration = self._histograms["streamproc_step_duration_seconds"].at()
-        self._step_batch = self._histograms["streamproc_step_batch_records"].at()
-        self._commit_duration = self._histograms["streamproc_commit_duration_seconds"].at()
+        histograms = self._instruments.histograms
+        self._step_duration = histograms["streamproc_step_duration_seconds"].at()
+        self._step_batch = histograms["streamproc_step_batch_records"].at()
+        self._commit_duration = histograms["streamproc_commit_duration_seconds"].at()
         self._topics: dict[str, str] = {}  # the topic that a source node reads
+        self._unmeasured: frozenset[str] = frozenset()
         self._marks: dict[str, dict[str, int]] = {}
         self._open: Tally[tuple[str, str]] = Tally()
         self._entries: Tally[tuple[str, str]] = Tally()
+        self._group = Group(self._instruments, clock) if self._worker.kafka else None
         self._start()
 
-    def _build(self, metric: Metric, cpu: Callable[[], float]) -> None:
-        labels = ("topology", *metric.labels)
-        if metric.name == _CPU:
-            self.registry.register(CpuTime(metric, self._topology, cpu))
-        elif metric.kind == "counter":
-            counter = Counter(metric.name, metric.help, labels, registry=self.registry)
-            self._counters[metric.name] = Bound(counter, self._topology)
-        elif metric.kind == "gauge":
-            gauge = Gauge(metric.name, metric.help, labels, registry=self.registry)
-            self._gauges[metric.name] = Bound(gauge, self._topology)
-        else:
-            histogram = Histogram(metric.name, metric.help, labels, registry=self.registry, buckets=metric.buckets)
-            self._histograms[metric.name] = Bound(histogram, self._topology)
-
     def _build_gauges(self) -> None:
-        gauges = self._gauges
+        gauges = self._instruments.gauges
         self._worker_state = gauges["streamproc_worker_state"]
-        self._position = gauges["streamproc_consumer_position_offset"]
         self._topic_partitions = gauges["streamproc_topic_partitions"]
         self._assigned = gauges["streamproc_assigned_partitions"]
         self._watermark = gauges["streamproc_watermark_timestamp_seconds"]
-        self._partition_watermark = gauges["streamproc_partition_watermark_timestamp_seconds"]
         self._windows_open = gauges["streamproc_windows_open"]
         self._state_entries = gauges["streamproc_state_entries"]
         self._last_success = gauges["streamproc_commit_last_success_timestamp_seconds"].at()
 
     def _build_counters(self) -> None:
-        counters = self._counters
+        counters = self._instruments.counters
         self._log_messages = counters["streamproc_log_messages_total"]
         self._consumed_records = counters["streamproc_consumed_records_total"]
         self._consumed_bytes = counters["streamproc_consumed_bytes_total"]
@@ -208,7 +136,7 @@ class PrometheusObserver:
         self._commits = counters["streamproc_commits_total"]
 
     def _start(self) -> None:
-        build = self._gauges["streamproc_build_info"]
+        build = self._instruments.gauges["streamproc_build_info"]
         build.at(_version(), platform.python_version(), self._worker.client, self._worker.revision).set(1)
         for level in LEVELS:
             self._log_messages.at(level)
@@ -219,32 +147,46 @@ class PrometheusObserver:
     def planned(self, plan: Any) -> None:
         """Binds every child that the plan makes possible, so that all of them stand at zero."""
         worker = self._worker
-        information = self._gauges["streamproc_topology_info"]
+        information = self._instruments.gauges["streamproc_topology_info"]
         information.at(plan.hash, worker.guarantee, worker.backend, worker.mode).set(1)
         for topic in plan.sources:
-            self._plan_source(topic, plan.partitions)
+            self._future.at(topic)
+        for topic in self._read_topics(plan):
+            self._plan_input(topic, plan.partitions)
         for topic in (*plan.sinks, *plan.dead_letters):
             self._produced_records.at(topic)
             self._produced_bytes.at(topic)
         for topic in plan.dead_letters:
             self._dlq.at(topic)
+        for topic in plan.sinks:
+            self._instruments.latencies.at(topic)
         for stage in plan.stages:
             self._topics |= {stage.places[inlet.place].name: inlet.topic for inlet in stage.inlets}
+        self._unmeasured = frozenset((*plan.dead_letters, *self._topics.values()))
         for node in plan.nodes:
             self._plan_node(node)
+            if not self._worker.kafka:
+                self._watermark.at(node.name).set(instant(START))
+        if self._group is not None:
+            self._group.planned(stage.name for stage in plan.stages)
 
-    def _plan_source(self, topic: str, partitions: int) -> None:
+    def _read_topics(self, plan: Any) -> Sequence[str]:
+        """What is read: on Kafka the topics between stages too."""
+        if not self._worker.kafka:
+            return tuple(plan.sources)
+        return sorted({inlet.topic for stage in plan.stages for inlet in stage.inlets})
+
+    def _plan_input(self, topic: str, partitions: int) -> None:
         self._consumed_records.at(topic)
         self._consumed_bytes.at(topic)
-        self._future.at(topic)
         self._topic_partitions.at(topic).set(partitions)
-        self._assigned.at(topic).set(partitions)
-        for partition in range(partitions):
-            self._position.at(topic, str(partition))
-            self._partition_watermark.at(topic, str(partition)).set(instant(START))
+        self._assigned.at(topic).set(0 if self._worker.kafka else partitions)
+        if not self._worker.kafka:
+            for partition in range(partitions):
+                self._partitions.move(topic, partition, 0)
+            self._partitions.mark({(topic, partition): START for partition in range(partitions)})
 
     def _plan_node(self, node: Any) -> None:
-        self._watermark.at(node.name).set(instant(START))
         for counters in (self._records_in, self._records_out, self._retries):
             counters.at(node.name)
         for reason, action in node.reasons.items():
@@ -267,7 +209,7 @@ class PrometheusObserver:
         """Adds to what was consumed, and moves the position."""
         self._consumed_records.at(topic).inc(records)
         self._consumed_bytes.at(topic).inc(size)
-        self._position.at(topic, str(partition)).set(position)
+        self._partitions.move(topic, partition, position)
 
     def stepped(self, task: str, step: Step, records: int, seconds: float) -> None:
         """Adds the counts of one step, per node."""
@@ -315,14 +257,17 @@ class PrometheusObserver:
 
     def committed(self, commit: Commit, dead: Sequence[DeadLetter], seconds: float) -> None:
         """Adds what was written; a commit that is told of has succeeded."""
+        now = self._clock()
         for (topic, _), rows in commit.emits.items():
             self._produced_records.at(topic).inc(len(rows))
             self._produced_bytes.at(topic).inc(weigh(rows))
+            if topic not in self._unmeasured:
+                self._instruments.latencies.observe(topic, map(_AT, rows), int(now * 1000))
         for letter in dead:
             self._dlq.at(letter.topic).inc()
         self._commits.at("ok").inc()
         self._commit_duration.observe(seconds)
-        self._last_success.set(self._clock())
+        self._last_success.set(now)
 
     def progressed(
         self,
@@ -330,8 +275,7 @@ class PrometheusObserver:
         held_by: tuple[str, int] | None,  # noqa: ARG002 - the smallest watermark says it
     ) -> None:
         """Sets the watermark of each partition."""
-        for (topic, partition), watermark in watermarks.items():
-            self._partition_watermark.at(topic, str(partition)).set(instant(watermark))
+        self._partitions.mark(watermarks)
 
     def counted(self, task: str, windows: Mapping[str, int], entries: Mapping[str, int]) -> None:
         """Corrects what the steps have added up to."""
@@ -346,6 +290,48 @@ class PrometheusObserver:
         """Sets one state to 1 and all others to 0."""
         for state in STATES:
             self._worker_state.at(state).set(state == name)
+
+    def happened(self, event: Event) -> None:
+        """Counts what happens to a worker; series of what is not owned any more go."""
+        if isinstance(event, Ownership):
+            self._own(event)
+        if self._group is not None:
+            self._group.happened(event)
+
+    def _own(self, change: Ownership) -> None:
+        self._partitions.own(change.owned)
+        for topic in {*self._topics.values(), *change.owned}:
+            self._assigned.at(topic).set(len(change.owned.get(topic, ())))
+        if change.how != "assigned":
+            for task in change.tasks:
+                self._forget(task)
+
+    def _forget(self, task: str) -> None:
+        """What a task that is gone has added to the sums over all tasks."""
+        for gauge, tally in ((self._windows_open, self._open), (self._state_entries, self._entries)):
+            for place in [place for place in tally if place[0] == task]:
+                gauge.at(place[1]).dec(tally.pop(place))
+        for node, marks in self._marks.items():
+            if marks.pop(task, None) is not None and marks:
+                self._watermark.at(node).set(instant(min(marks.values())))
+            elif not marks:
+                self._watermark.drop(node)
+
+    def lagged(self, standings: Mapping[tuple[str, int], Standing]) -> None:
+        """Sets the series of the partitions."""
+        self._partitions.stand(standings)
+        if self._group is not None:
+            self._group.stalled.set(sum(standing.stalled for standing in standings.values()))
+
+    def polled(self, waited: Mapping[Waiting, float]) -> None:
+        """Adds what was waited for, and sets the instant."""
+        if self._group is not None:
+            self._group.polled(waited)
+
+    def ticked(self, late: float) -> None:
+        """Adds one tick."""
+        if self._group is not None:
+            self._group.loop_lag.observe(late)
 
     def logged(self, level: str) -> None:
         """One line was logged, or would have been but for rate limiting."""
