@@ -1,0 +1,1 @@
+"""The worker: its part of the tasks of a topology, on Kafka."""
