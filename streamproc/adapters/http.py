@@ -1,9 +1,10 @@
-"""The worker's small web server: metrics, health and the plan, in a thread and an event loop of its own.
+"""The worker's small web server: metrics, health, the plan and the lag, in a thread and an event loop of its own.
 
 A busy step in the main thread does not silence it.  Health is progress, not opinion: a worker is alive while
-it is idle or its last step is recent, whatever brokers, lag or sinks do; it is ready while it is running.
+what should move moves, whatever brokers, lag, restores or sinks do, as else an outage of theirs would become a
+storm of restarts here.  It is ready while it is running, has its state and reaches its brokers.
 
-The two callables are called in the server's thread: they only read.
+The callables are called in the server's thread: they only read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from streamproc.core.errors import ConfigError
+from streamproc.ports.worker import Limits, Pulse
 
 _WITHIN = 5.0
 _LAST_PORT = 65535
@@ -39,45 +41,71 @@ class Check(NamedTuple):
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What a worker knows of its own progress; instants in seconds of the wall clock.
+def live(pulse: Pulse, limits: Limits, now: float) -> list[Check]:
+    """Everything that should move, and whether it does; a runner without a loop or brokers has fewer of them.
 
-    `stepping_since` is the start of the step under way, None while the engine is idle; `state_since` is when
-    the state was entered, None for `started_at`.
+    What cannot move without brokers is not held against a worker while it cannot reach them.
     """
+    checks = [_step(pulse, limits, now)]
+    if pulse.ticked_at is not None:
+        checks.append(_within("tick", "ticking", pulse.ticked_at, limits.tick, now))
+    if pulse.polled_at is not None:
+        checks += _progress(pulse, pulse.polled_at, limits, now)
+    return checks
 
-    state: str
-    started_at: float
-    last_step_at: float | None = None
-    stepping_since: float | None = None
-    step_limit: float = 60.0
-    state_since: float | None = None
 
-    def live(self, now: float) -> Check:
-        """Whether the engine is idle or finished a step within the limit."""
-        if self.stepping_since is None:
-            return Check("step", ok=True, value="idle", since=self._moved())
-        since = max(self.stepping_since, self._moved())
-        return Check("step", ok=now - since <= self.step_limit, value="stepping", since=since)
+def _progress(pulse: Pulse, polled_at: float, limits: Limits, now: float) -> list[Check]:
+    """What only moves while brokers answer."""
+    checks = [_within("poll", "polling", polled_at, limits.poll, now)]
+    if pulse.rebalancing_since is not None:
+        checks.append(_within("rebalance", "rebalancing", pulse.rebalancing_since, limits.rebalance, now))
+    if pulse.stalled_since is not None:
+        checks.append(_within("partitions", "stalled", pulse.stalled_since, limits.stall, now))
+    if pulse.reachable is False:
+        return [check._replace(ok=True, value=f"{check.value}, brokers unreachable") for check in checks]
+    return checks
 
-    def ready(self) -> Check:
-        """Whether the worker is running."""
-        since = self.started_at if self.state_since is None else self.state_since
-        return Check("state", ok=self.state == "running", value=self.state, since=since)
 
-    def _moved(self) -> float:
-        return self.started_at if self.last_step_at is None else self.last_step_at
+def _within(name: str, value: str, since: float, limit: float, now: float) -> Check:
+    return Check(name, ok=now - since <= limit, value=value, since=since)
+
+
+def _step(pulse: Pulse, limits: Limits, now: float) -> Check:
+    """Whether the engine is idle or finished a step within the limit."""
+    moved = pulse.started_at if pulse.last_step_at is None else pulse.last_step_at
+    if pulse.stepping_since is None:
+        return Check("step", ok=True, value="idle", since=moved)
+    since = max(pulse.stepping_since, moved)
+    return _within("step", "stepping", since, limits.step, now)
+
+
+def ready(pulse: Pulse) -> list[Check]:
+    """Whether it is running; on brokers, whether it reaches them and has the state of all it owns, be it nothing."""
+    checks = [Check("state", ok=pulse.state == "running", value=pulse.state, since=pulse.state_since)]
+    if pulse.reachable is not None:
+        left = f"{pulse.restoring} to restore" if pulse.restoring else "restored"
+        checks.append(Check("restore", ok=not pulse.restoring, value=left, since=pulse.state_since))
+        since = pulse.started_at if pulse.reachable_since is None else pulse.reachable_since
+        reached = "reachable" if pulse.reachable else "unreachable"
+        checks.append(Check("brokers", ok=pulse.reachable, value=reached, since=since))
+    return checks
+
+
+def targets(host: str, ports: Sequence[int]) -> list[dict[str, Any]]:
+    """Workers that listen on one host, as Prometheus' `http_sd` wants them."""
+    named = f"[{host}]" if ":" in host else host
+    return [{"targets": [f"{named}:{port}" for port in ports], "labels": {}}]
 
 
 def _text(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _answer(check: Check) -> web.Response:
-    row = {"name": check.name, "ok": check.ok, "value": check.value, "since": _text(check.since)}
-    body = {"status": "ok" if check.ok else "unavailable", "checks": [row]}
-    return web.json_response(body, status=200 if check.ok else 503, headers={"Cache-Control": "no-store"})
+def _answer(checks: Sequence[Check]) -> web.Response:
+    rows = [{"name": check.name, "ok": check.ok, "value": check.value, "since": _text(check.since)} for check in checks]
+    good = all(check.ok for check in checks)
+    body = {"status": "ok" if good else "unavailable", "checks": rows}
+    return web.json_response(body, status=200 if good else 503, headers={"Cache-Control": "no-store"})
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -111,17 +139,21 @@ def _refusal(host: str, port: int, error: OSError) -> str:
 
 @dataclass(slots=True)
 class HttpServer:
-    """Serves `/metrics`, `/healthz`, `/readyz` and `/topology` from `start` to `stop`.
+    """Serves `/metrics`, `/healthz`, `/readyz`, `/topology` and `/lag` from `start` to `stop`.
 
-    `topology` gives the plan as plain data; `clock` is the wall clock in seconds.
+    `topology` and `lag` give plain data; `clock` is the wall clock in seconds.  One that has started several workers
+    serves `/sd` too: `workers` gives their ports, and they are listed at the host that was asked.
     """
 
     host: str
     port: int
     registry: CollectorRegistry
-    health: Callable[[], Health]
+    pulse: Callable[[], Pulse]
     topology: Callable[[], Any] = dict
     clock: Callable[[], float] = time.time
+    lag: Callable[[], Any] = dict
+    limits: Limits = field(default_factory=Limits)
+    workers: Callable[[], Sequence[int]] | None = None
     _thread: threading.Thread | None = field(init=False, default=None)
     _halt: Callable[[], None] = field(init=False, default=lambda: None)
 
@@ -164,6 +196,9 @@ class HttpServer:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/topology", self._plan)
+        app.router.add_get("/lag", self._lag)
+        if self.workers is not None:
+            app.router.add_get("/sd", self._sd)
         return app
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -173,13 +208,20 @@ class HttpServer:
         return answer
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        return _answer(self.health().live(self.clock()))
+        return _answer(live(self.pulse(), self.limits, self.clock()))
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return _answer(self.health().ready())
+        return _answer(ready(self.pulse()))
 
     async def _plan(self, _: web.Request) -> web.Response:
         return web.json_response(self.topology(), dumps=_json)
+
+    async def _lag(self, _: web.Request) -> web.Response:
+        return web.json_response(self.lag(), dumps=_json, headers={"Cache-Control": "no-store"})
+
+    async def _sd(self, request: web.Request) -> web.Response:
+        ports = () if self.workers is None else self.workers()
+        return web.json_response(targets(request.url.host or self.host, ports))
 
 
 def _wake(loop: asyncio.AbstractEventLoop, halted: asyncio.Event) -> None:

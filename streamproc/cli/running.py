@@ -136,20 +136,10 @@ def _served(config: Config, metrics: PrometheusObserver, runner: EmbeddedRunner,
     if not config.http_enabled:
         yield None
         return
-    from streamproc.adapters.http import Health, HttpServer
-
-    def health() -> Health:
-        pulse = runner.pulse
-        return Health(
-            pulse.state,
-            pulse.started_at,
-            pulse.last_step_at,
-            pulse.stepping_since,
-            state_since=pulse.state_since,
-        )
+    from streamproc.adapters.http import HttpServer
 
     def server(port: int) -> HttpServer:
-        return HttpServer(config.http_host, port, metrics.registry, health, lambda: outline(plan))
+        return HttpServer(config.http_host, port, metrics.registry, lambda: runner.pulse, lambda: outline(plan))
 
     serving = server(config.http_port)
     try:

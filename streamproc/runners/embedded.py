@@ -23,6 +23,7 @@ from streamproc.core.plan import Plan
 from streamproc.core.state import MemoryStore
 from streamproc.core.windowing import WindowAggregate
 from streamproc.ports import Commit, Log, Observer, Run, Serde, Source
+from streamproc.ports.worker import Pulse
 from streamproc.runners.engine import Engine
 
 THRESHOLDS = (100_000, 50, 50)
@@ -95,17 +96,6 @@ class Settings:
     stretched: float = 1.0
     follow: bool = False
     keep_open: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pulse:
-    """The progress of a runner for those who ask from another thread; instants in seconds of the wall clock."""
-
-    state: str
-    started_at: float
-    state_since: float
-    last_step_at: float | None = None
-    stepping_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,24 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamproc.adapters.http import Check, Health, HttpServer
+from streamproc.adapters.http import Check, HttpServer, live, ready
 from streamproc.adapters.prometheus import PrometheusObserver
+from streamproc.core.batch import START
 from streamproc.core.errors import ConfigError
 from streamproc.metrics.catalog import CATALOG
+from streamproc.metrics.lag import LagObserver
+from streamproc.ports.worker import Limits, Pulse, Standing
 from tests.observability.plans import PLAN, busy_step
 
-IDLE = Health("running", started_at=100.0, last_step_at=150.0)
+IDLE = Pulse("running", started_at=100.0, state_since=100.0, last_step_at=150.0)
+WORKER = replace(IDLE, ticked_at=200.0, polled_at=200.0, reachable=True, reachable_since=110.0)
 
 
 @dataclass
 class World:
     """What the server is told, for tests to change: the worker's health, and the time."""
 
-    health: Health = IDLE
+    pulse: Pulse = IDLE
     now: float = 200.0
 
 
@@ -49,15 +53,16 @@ Ask = Callable[..., Answer]
 
 
 @contextmanager
-def serving(world: World, registry: CollectorRegistry | None = None) -> Iterator[Ask]:
+def serving(world: World, registry: CollectorRegistry | None = None, **more: Any) -> Iterator[Ask]:
     """A live server on a free port, and how to ask it."""
     server = HttpServer(
         "127.0.0.1",
         0,
         CollectorRegistry() if registry is None else registry,
-        health=lambda: world.health,
+        pulse=lambda: world.pulse,
         topology=lambda: {"name": "orders", "nodes": ["per_user"]},
         clock=lambda: world.now,
+        **more,
     )
     host, port = server.start()
 
@@ -124,12 +129,12 @@ def test_liveness_follows_a_step_over_its_limit() -> None:
     """A worker is alive up to sixty seconds into a step, then dead, and alive again when it has ended."""
     world = World()
     with serving(world) as ask:
-        world.health = replace(IDLE, stepping_since=200.0)
+        world.pulse = replace(IDLE, stepping_since=200.0)
         world.now = 260.0
         within = ask("/healthz")
         world.now = 260.001
         beyond = ask("/healthz")
-        world.health = replace(IDLE, last_step_at=260.002)
+        world.pulse = replace(IDLE, last_step_at=260.002)
         ended = ask("/healthz")
     assert [within.status, beyond.status, ended.status] == [200, 503, 200]
     assert beyond.body == {
@@ -148,7 +153,7 @@ def test_readiness_is_running() -> None:
     ready = {}
     with serving(world) as ask:
         for state in ("starting", "restoring", "running", "draining", "stopped", "failed"):
-            world.health = replace(IDLE, state=state, state_since=160.0)
+            world.pulse = replace(IDLE, state=state, state_since=160.0)
             answer = ask("/readyz")
             ready[state] = answer.status
             assert ask("/healthz").status == 200
@@ -171,23 +176,129 @@ def test_readiness_is_running() -> None:
 
 
 @pytest.mark.parametrize(
-    ("health", "now", "expected"),
+    ("pulse", "now", "expected"),
     [
-        (Health("starting", 100.0), 9000.0, Check("step", ok=True, value="idle", since=100.0)),
+        (Pulse("starting", 100.0, 100.0), 9000.0, Check("step", ok=True, value="idle", since=100.0)),
         (IDLE, 9000.0, Check("step", ok=True, value="idle", since=150.0)),
         (replace(IDLE, stepping_since=150.0), 210.0, Check("step", ok=True, value="stepping", since=150.0)),
         (replace(IDLE, stepping_since=150.0), 211.0, Check("step", ok=False, value="stepping", since=150.0)),
         (replace(IDLE, stepping_since=120.0), 205.0, Check("step", ok=True, value="stepping", since=150.0)),
-        (
-            replace(IDLE, stepping_since=150.0, step_limit=5.0),
-            156.0,
-            Check("step", ok=False, value="stepping", since=150.0),
-        ),
     ],
 )
-def test_a_worker_is_alive_while_it_is_idle_or_moves(health: Health, now: float, expected: Check) -> None:
+def test_a_runner_is_alive_while_it_is_idle_or_moves(pulse: Pulse, now: float, expected: Check) -> None:
     """Silence while idle is no fault; in a step, the limit runs from its start or the last step finished."""
-    assert health.live(now) == expected
+    assert live(pulse, Limits(), now) == [expected]
+
+
+LIMITS = Limits(tick=5, step=60, poll=600, rebalance=120, stall=180)
+
+
+@pytest.mark.parametrize(
+    ("changes", "after", "dead"),
+    [
+        ({}, 5, set()),
+        ({}, 5.1, {"tick"}),
+        ({"ticked_at": 900.0}, 600, set()),
+        ({"ticked_at": 900.0}, 600.1, {"poll"}),
+        ({"stepping_since": 205.0}, 5, set()),
+        ({"stepping_since": 140.0, "last_step_at": 144.9}, 5, {"step"}),
+        ({"rebalancing_since": 85.0}, 5, set()),
+        ({"rebalancing_since": 84.9}, 5, {"rebalance"}),
+        ({"stalled_since": 25.0}, 5, set()),
+        ({"stalled_since": 24.9}, 5, {"partitions"}),
+    ],
+)
+def test_a_worker_is_dead_when_one_of_five_things_stands_still(
+    changes: dict[str, Any], after: float, dead: set[str]
+) -> None:
+    """Tick, poll loop, step, rebalance and partitions: each has its limit, and within it the worker is alive."""
+    checks = live(replace(WORKER, **changes), LIMITS, 200.0 + after)
+    assert {check.name for check in checks if not check.ok} == dead
+
+
+def test_an_outage_of_brokers_is_no_reason_to_restart() -> None:
+    """While brokers are unreachable only the worker's own tick and step count; it says why, and it is not ready."""
+    stuck = replace(WORKER, reachable=False, polled_at=1.0, rebalancing_since=1.0, stalled_since=1.0)
+    checks = live(replace(stuck, ticked_at=8999.0), LIMITS, 9000.0)
+    assert [(check.name, check.ok) for check in checks] == [
+        ("step", True),
+        ("tick", True),
+        ("poll", True),
+        ("rebalance", True),
+        ("partitions", True),
+    ]
+    assert checks[2].value == "polling, brokers unreachable"
+    late = live(replace(stuck, ticked_at=8000.0), LIMITS, 9000.0)
+    assert [check.name for check in late if not check.ok] == ["tick"]
+    assert [check.name for check in ready(stuck) if not check.ok] == ["brokers"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({}, []),
+        ({"state": "rebalancing"}, ["state"]),
+        ({"state": "draining"}, ["state"]),
+        ({"restoring": 3}, ["restore"]),
+        ({"reachable": False}, ["brokers"]),
+        ({"state": "starting", "reachable": False, "restoring": 1}, ["state", "restore", "brokers"]),
+    ],
+)
+def test_a_worker_is_ready_when_it_runs_has_its_state_and_reaches_brokers(
+    changes: dict[str, Any], missing: list[str]
+) -> None:
+    """Nothing else counts: a worker without a partition has nothing to restore, and is ready."""
+    assert [check.name for check in ready(replace(WORKER, **changes)) if not check.ok] == missing
+
+
+def test_readiness_says_each_of_its_reasons() -> None:
+    """/readyz of a worker has a row for state, restore and brokers, each with its value and since when."""
+    world = World(replace(WORKER, restoring=2))
+    with serving(world) as ask:
+        answer = ask("/readyz")
+    assert (answer.status, answer.body["checks"]) == (
+        503,
+        [
+            {"name": "state", "ok": True, "value": "running", "since": "1970-01-01T00:01:40.000Z"},
+            {"name": "restore", "ok": False, "value": "2 to restore", "since": "1970-01-01T00:01:40.000Z"},
+            {"name": "brokers", "ok": True, "value": "reachable", "since": "1970-01-01T00:01:50.000Z"},
+        ],
+    )
+
+
+def test_lag_is_json() -> None:
+    """/lag has every owned partition: where it stands, what holds it, and which one holds the watermark back."""
+    observer = LagObserver()
+    observer.progressed({("clicks", 0): 5000, ("clicks", 1): START}, ("clicks", 1))
+    observer.lagged(
+        {("clicks", 1): Standing(10, 30, 2.5, committed=8, paused=True), ("clicks", 0): Standing(7, 7, 0.0)}
+    )
+    with serving(World(), lag=observer.table) as ask:
+        answer = ask("/lag")
+    still = {"paused": False, "idle": False, "stalled": False}
+    assert answer.body == {
+        "partitions": [
+            {"topic": "clicks", "partition": 0, "position": 7, "end": 7, "committed": None}
+            | {"lag_records": 0, "lag_seconds": 0.0, "watermark": 5000, "holds": False}
+            | still,
+            {"topic": "clicks", "partition": 1, "position": 10, "end": 30, "committed": 8}
+            | {"lag_records": 20, "lag_seconds": 2.5, "watermark": None, "holds": True}
+            | still
+            | {"paused": True},
+        ]
+    }
+
+
+def test_a_supervisor_lists_its_workers() -> None:
+    """/sd names every worker at the host that was asked, as Prometheus wants it; a single worker has no such path."""
+    with serving(World(), workers=lambda: (9401, 9402)) as ask:
+        assert ask("/sd").body == [{"targets": ["127.0.0.1:9401", "127.0.0.1:9402"], "labels": {}}]
+        assert ask("/sd", Host="worker.example:9400").body[0]["targets"] == [
+            "worker.example:9401",
+            "worker.example:9402",
+        ]
+    with serving(World()) as ask:
+        assert ask("/sd").status == 404
 
 
 def test_a_port_in_use_is_an_error_that_names_the_setting() -> None:

@@ -15,6 +15,7 @@ from streamproc.adapters.logs import EVENTS, LogObserver, configure, redact
 from streamproc.core.batch import Counts, DeadLetter, Step
 from streamproc.core.errors import ConfigError
 from streamproc.ports import Commit, Observer
+from streamproc.ports.worker import Ownership, Reachability, Restored, Restoring, Standing, Uncommitted
 from tests.observability.plans import PLAN, busy_step, full_commit, letter
 
 CANARY = "c4n4ry"
@@ -471,7 +472,76 @@ def test_every_event_is_in_the_closed_list(desk: Desk) -> None:
     for second in (0.0, 60.0):
         desk.now = second
         desk.observer.progressed({("clicks", 0): 9, ("clicks", 1): 5}, ("clicks", 1))
+    desk.observer.happened(Ownership("assigned", ["clicks/0"], {"clicks": [0]}))
+    desk.observer.happened(Restoring("clicks/0", 0, 100))
+    desk.observer.lagged({("clicks", 0): Standing(5, 9, 200.0, stalled=True)})
+    desk.now = 120.0
+    desk.observer.happened(Restoring("clicks/0", 40, 60))
+    desk.observer.happened(Restored("clicks/0", 100, 80.0))
+    desk.observer.happened(Uncommitted("clicks/0", "aborted", 1.0, "timed out"))
+    desk.observer.happened(Uncommitted("clicks/0", "fenced", 1.0, "another has it"))
+    desk.observer.happened(Ownership("revoked", ["clicks/0"], {}))
+    desk.observer.happened(Ownership("lost", ["clicks/1"], {}))
+    desk.observer.happened(Reachability(reachable=False))
+    desk.observer.happened(Reachability(reachable=True))
     desk.observer.state("draining")
     desk.observer.state("stopped")
     logging.getLogger("asyncio").warning("slow")
     assert set(desk.events()) == EVENTS
+
+
+def test_a_rebalance_is_a_line_with_what_came_and_what_is_owned(desk: Desk) -> None:
+    """Tasks that came or went, and how many partitions of each topic are owned; nothing moved, nothing said."""
+    desk.observer.happened(Ownership("assigned", ["b/1", "a/0"], {"clicks": [0, 1], "users": [0]}))
+    desk.observer.happened(Ownership("revoked", [], {"clicks": [0, 1], "users": [0]}))
+    desk.observer.happened(Ownership("lost", ["b/1"], {"clicks": [0]}))
+    got = [(line["level"], line["event"], line["tasks"], line["owned"]) for line in desk.lines()]
+    assert got == [
+        ("info", "partitions_assigned", ["a/0", "b/1"], {"clicks": 2, "users": 1}),
+        ("warning", "partitions_lost", ["b/1"], {"clicks": 1}),
+    ]
+
+
+def test_a_restore_is_told_once_a_minute_for_all_tasks(desk: Desk) -> None:
+    """Start and end have a line a task, progress one for all; tasks without state and those that went have none."""
+    desk.observer.happened(Restored("empty/0", 0, 0.1))
+    for task, remaining in (("a/0", 100), ("a/1", 50)):
+        desk.observer.happened(Restoring(task, 0, remaining))
+    desk.now = 59.0
+    desk.observer.happened(Restoring("a/0", 90, 10))
+    assert desk.events() == ["restore_started", "restore_started"]
+    desk.now = 60.0
+    desk.observer.happened(Restoring("a/0", 5, 5))
+    assert [(line["event"], line["tasks"], line["remaining"]) for line in desk.lines()] == [("restore_progress", 2, 55)]
+    desk.observer.happened(Restored("a/0", 100, 61.0))
+    desk.observer.happened(Ownership("revoked", ["a/1"], {}))
+    desk.now = 120.0
+    desk.observer.ticked(0.0)
+    desk.observer.lagged({})
+    assert desk.events() == ["restore_finished", "partitions_revoked"]
+
+
+def test_commits_that_fail_are_told_once_a_minute_for_each_task(desk: Desk) -> None:
+    """The first at once with its outcome and why, those of the same task in the minute behind it as one."""
+    for number in range(3):
+        desk.observer.happened(Uncommitted("a/0", "unknown", 1.5, f"no answer {number}"))
+    desk.observer.happened(Uncommitted("a/1", "failed", 0.5, "refused"))
+    got = [(line["event"], line["task"], line["outcome"], line["why"]) for line in desk.lines()]
+    assert got == [("commit_failed", "a/0", "unknown", "no answer 0"), ("commit_failed", "a/1", "failed", "refused")]
+    desk.now = 60.0
+    desk.observer.lagged({})
+    (line,) = desk.lines()
+    assert (line["why"], line["suppressed"]) == ("no answer 2", 2)
+
+
+def test_a_partition_that_stalls_is_told_when_it_does(desk: Desk) -> None:
+    """Once when it stalls, with where it stands; not again while it does, and again after it has moved."""
+    stuck = {("clicks", 1): Standing(5, 9, 200.25, stalled=True)}
+    for standings in (stuck, stuck, {("clicks", 1): Standing(6, 9, 1.0)}):
+        desk.observer.lagged(standings)
+    (line,) = desk.lines()
+    place = {name: line[name] for name in ("topic", "partition", "position", "end", "lag_seconds")}
+    assert place == {"topic": "clicks", "partition": 1, "position": 5, "end": 9, "lag_seconds": 200.25}
+    desk.now = 100.0
+    desk.observer.lagged(stuck)
+    assert desk.events() == ["partition_stalled"]
