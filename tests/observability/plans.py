@@ -30,6 +30,7 @@ class Stage:
 
     places: tuple[Node, ...]
     inlets: tuple[Inlet, ...]
+    name: str = "clicks"
 
 
 @dataclass(frozen=True)
