@@ -11,19 +11,22 @@ by).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, Flag
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec.msgpack import Ext
+from msgspec.structs import astuple
 
 from streamproc.core.errors import StateError
 
@@ -32,11 +35,13 @@ DEPTH = 64
 
 _BIG, _TEXT, _TUPLE, _DICT, _SET, _FROZENSET = range(1, 7)
 _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID = range(7, 13)
-_ENUM, _NAMED, _FIELDS, _MODEL, _BYTEARRAY = range(13, 18)
+_ENUM, _NAMED, _FIELDS, _MODEL, _BYTEARRAY, _STRUCT = range(13, 19)
 
 _SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 _PLAIN = _SCALARS | {list, dict}
 _KEYS = frozenset((str, int, bytes))
+_BOUNDLESS = _SCALARS - {int, str}
+"""Scalars that MessagePack takes whatever their value."""
 _LEAST, _GREATEST = -(2**63), 2**64 - 1
 
 _BUILT_IN = (list, dict, tuple, set, frozenset, str, bytes, bytearray, int, float, BaseException)
@@ -59,10 +64,25 @@ def pack(value: Any) -> bytes:
             return _encode(value)
         except (OverflowError, UnicodeEncodeError):
             pass
+    return _packed(value)
+
+
+def pack_each(values: Sequence[Any]) -> list[bytes]:
+    """Each value as `pack` gives it, at a fraction of the cost where they are alike."""
+    if _is_plain(values if type(values) is list else list(values)):
+        try:
+            return list(map(_encode, values))
+        except (OverflowError, UnicodeEncodeError):
+            pass
+    return list(map(_packed, values))
+
+
+def pack_rows(columns: Sequence[Sequence[Any]]) -> list[bytes]:
+    """Each row of parallel columns as `pack` gives the list of its values."""
     try:
-        return _encode(_tagged(value, 0))
-    except RecursionError:
-        raise StateError(f"state nested deeper than {DEPTH} cannot be kept: flatten it") from None
+        return list(map(_encode, zip(*map(_tagged_column, columns), strict=True)))
+    except (OverflowError, UnicodeEncodeError, RecursionError):
+        return [_packed(list(row)) for row in zip(*columns, strict=True)]
 
 
 def unpack(packed: bytes) -> Any:
@@ -73,19 +93,25 @@ def unpack(packed: bytes) -> Any:
     """
     try:
         return _decode(packed)
-    except StateError:
-        raise
-    except RecursionError:
-        raise StateError(f"stored state is nested deeper than {DEPTH}: the state is damaged") from None
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        ArithmeticError,
-        LookupError,
-        msgspec.MsgspecError,
-    ) as error:
-        raise StateError(f"stored state cannot be read, it is damaged ({type(error).__name__})") from None
+    except _DAMAGE as error:
+        raise _damaged(error) from None
+
+
+def unpack_each(packed: Iterable[bytes]) -> list[Any]:
+    """What `unpack` gives for each."""
+    try:
+        return list(map(_decode, packed))
+    except _DAMAGE as error:
+        raise _damaged(error) from None
+
+
+_DAMAGE = (ValueError, TypeError, OverflowError, ArithmeticError, LookupError, RecursionError, msgspec.MsgspecError)
+
+
+def _damaged(error: Exception) -> StateError:
+    if isinstance(error, RecursionError):
+        return StateError(f"stored state is nested deeper than {DEPTH}: the state is damaged")
+    return StateError(f"stored state cannot be read, it is damaged ({type(error).__name__})")
 
 
 def merge(blocks: Iterable[bytes], *, keep_removals: bool) -> bytes | None:
@@ -130,10 +156,23 @@ def _is_plain(value: Any) -> bool:
     return False
 
 
-def _tagged(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - one case a kind of value
-    """The value with everything beyond MessagePack in an Ext."""
+def _packed(value: Any) -> bytes:
+    """A value that is not plain; numbers and text are looked at one by one only if MessagePack refuses one."""
+    try:
+        try:
+            return _encode(_tagged(value, 0, _SCALARS))
+        except (OverflowError, UnicodeEncodeError):
+            return _encode(_tagged(value, 0, _BOUNDLESS))
+    except RecursionError:
+        raise StateError(f"state nested deeper than {DEPTH} cannot be kept: flatten it") from None
+
+
+def _tagged(value: Any, depth: int, easy: frozenset[type]) -> Any:  # noqa: C901, PLR0911, PLR0912 - one case a kind of value
+    """The value with everything beyond MessagePack in an Ext; scalars of `easy` types are taken as they are."""
     kind = type(value)
     if kind in _SCALARS:
+        if kind in easy:
+            return value
         if kind is int and not _LEAST <= value <= _GREATEST:
             return Ext(_BIG, value.to_bytes((value.bit_length() + 8) // 8, "big", signed=True))
         if kind is str and not value.isascii():
@@ -146,41 +185,65 @@ def _tagged(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - one case a 
         raise StateError(f"state nested deeper than {DEPTH} cannot be kept: flatten it")
     depth += 1
     if kind is list:
-        return [_tagged(each, depth) for each in value]
+        return _tagged_each(value, depth, easy)
     if kind is dict:
         if set(map(type, value)) <= _KEYS:
-            keys = [_tagged(key, depth) for key in value]
+            keys = _tagged_each(value, depth, easy)
             if Ext not in map(type, keys):
-                return dict(zip(keys, [_tagged(each, depth) for each in value.values()], strict=True))
-        return _ext(_DICT, chain.from_iterable(value.items()), depth)
+                return dict(zip(keys, _tagged_each(value.values(), depth, easy), strict=True))
+        return _ext(_DICT, chain.from_iterable(value.items()), depth, easy)
     if kind is tuple:
-        return _ext(_TUPLE, value, depth)
+        return _ext(_TUPLE, value, depth, easy)
     if kind is set or kind is frozenset:
-        members = sorted(_encode(_tagged(each, depth)) for each in value)
+        members = sorted(_encode(_tagged(each, depth, easy)) for each in value)
         return Ext(_SET if kind is set else _FROZENSET, _encode([msgspec.Raw(each) for each in members]))
     known = _KNOWN.get(kind)
     if known is not None:
         code, parts = known
         return Ext(code, _encode(parts(value)))
-    return _instance(value, kind, depth)
+    return _instance(value, kind, depth, easy)
 
 
-def _ext(code: int, parts: Any, depth: int) -> Ext:
-    return Ext(code, _encode([_tagged(each, depth) for each in parts]))
+def _tagged_column(column: Sequence[Any]) -> Sequence[Any]:
+    """A column of a table, tagged; whole at once where it is plain, or Structs of one class that are."""
+    if _is_plain(column if type(column) is list else list(column)):
+        return column
+    kinds = set(map(type, column))
+    schema = _schema(kinds.pop()) if len(kinds) == 1 else None
+    if schema is not None:
+        with suppress(AttributeError):  # a field was never set
+            rows = list(map(astuple, column))
+            if _SCALARS.issuperset(map(type, chain.from_iterable(rows))):
+                return [Ext(_STRUCT, _encode((schema, *row))) for row in rows]
+    return [_tagged(each, 1, _SCALARS) for each in column]
 
 
-def _instance(value: Any, kind: type, depth: int) -> Ext:
+def _tagged_each(parts: Iterable[Any], depth: int, easy: frozenset[type]) -> list[Any]:
+    return [each if type(each) in easy else _tagged(each, depth, easy) for each in parts]
+
+
+def _ext(code: int, parts: Iterable[Any], depth: int, easy: frozenset[type]) -> Ext:
+    return Ext(code, _encode(_tagged_each(parts, depth, easy)))
+
+
+def _instance(value: Any, kind: type, depth: int, easy: frozenset[type]) -> Ext:
+    schema = _schema(kind)
+    if schema is not None:
+        try:
+            return _ext(_STRUCT, (schema, *astuple(value)), depth, easy)
+        except AttributeError:  # a field was never set
+            pass
     name = _reference(kind)
     if isinstance(value, Enum):
-        return _ext(_ENUM, [name, value.value if isinstance(value, Flag) else value.name], depth)
+        return _ext(_ENUM, [name, value.value if isinstance(value, Flag) else value.name], depth, easy)
     if issubclass(kind, tuple):
-        return _ext(_NAMED, [name, *value], depth)
+        return _ext(_NAMED, [name, *value], depth, easy)
     if hasattr(kind, "__pydantic_fields__"):
         state = value.__getstate__()
         state["__pydantic_fields_set__"] = sorted(state["__pydantic_fields_set__"])
-        return _ext(_MODEL, [name, state], depth)
+        return _ext(_MODEL, [name, state], depth, easy)
     names = [field for field in _fields(kind) if hasattr(value, field)]
-    return _ext(_FIELDS, [name, names, *(getattr(value, field) for field in names)], depth)
+    return _ext(_FIELDS, [name, names, *(getattr(value, field) for field in names)], depth, easy)
 
 
 @lru_cache(maxsize=1024)
@@ -198,6 +261,14 @@ def _reference(kind: type) -> str:
         f"a {name} cannot be kept in state: use a dataclass, msgspec Struct, attrs class, named tuple, "
         "enum or pydantic model, or plain lists, dicts, numbers and text"
     )
+
+
+@lru_cache(maxsize=1024)
+def _schema(kind: type) -> bytes | None:
+    """Name and fields of a Struct, as bytes that are made once and looked up when read; None of other classes."""
+    if not issubclass(kind, msgspec.Struct):
+        return None
+    return _encode([_reference(kind), list(kind.__struct_fields__)])
 
 
 def _is_value_class(kind: Any) -> bool:
@@ -354,6 +425,47 @@ def _filled(parts: list[Any]) -> Any:
     return instance
 
 
+class _Positional(NamedTuple):
+    """A Struct that its fields in order make again, as long as its module has it under that name."""
+
+    kind: type
+    fields: int
+    module: str
+    loaded: ModuleType
+    name: str
+    names: Mapping[str, Any]
+
+
+_positional: dict[bytes, _Positional] = {}
+
+
+def _struct(parts: list[Any]) -> Any:
+    schema = parts.pop(0)
+    known = _positional.get(schema)
+    if known is not None:
+        kind, count, module, loaded, name, names = known
+        if len(parts) == count and names.get(name) is kind and sys.modules.get(module) is loaded:
+            return kind(*parts)
+    name, fields = _decode(schema)
+    struct = _filled([name, fields, *parts])
+    _remember(schema, name, struct, parts)
+    return struct
+
+
+def _remember(schema: bytes, name: str, struct: Any, parts: list[Any]) -> None:
+    """Keep how to make a Struct quickly, if that is so simple that nothing can go another way."""
+    module, _, path = name.partition(":")
+    kind = type(struct)
+    if "." in path or not issubclass(kind, msgspec.Struct) or hasattr(kind, "__post_init__"):
+        return
+    if schema != _schema(kind):  # it has other fields now
+        return
+    with suppress(TypeError):  # a field must be given by name
+        kind(*parts)
+        loaded = sys.modules[module]
+        _positional[schema] = _Positional(kind, len(parts), module, loaded, path, vars(loaded))
+
+
 def _defaults(kind: type) -> dict[str, Callable[[], Any]]:  # noqa: C901, PLR0912 - one case a kind of class
     """What makes the default of each field that has one."""
     found: dict[str, Callable[[], Any]] = {}
@@ -432,6 +544,7 @@ _MADE: Mapping[int, tuple[type, Callable[[Any], Any]]] = {
     _NAMED: (list, _named),
     _FIELDS: (list, _filled),
     _MODEL: (list, _model),
+    _STRUCT: (list, _struct),
 }
 
 

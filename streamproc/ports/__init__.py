@@ -45,6 +45,29 @@ class Serde(Protocol):
         ...
 
 
+class Packing(Protocol):
+    """State, and what crosses a repartition topic, as bytes and back: exact, and the same bytes for the same value.
+
+    Raises StateError for what cannot be kept, and where bytes are damaged.
+    """
+
+    def pack(self, value: Any) -> bytes: ...
+
+    def pack_each(self, values: Sequence[Any]) -> list[bytes]:
+        """Each value as `pack` gives it."""
+        ...
+
+    def pack_rows(self, columns: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Each row of parallel columns as `pack` gives the list of its values."""
+        ...
+
+    def unpack(self, packed: bytes) -> Any: ...
+
+    def unpack_each(self, packed: Iterable[bytes]) -> list[Any]:
+        """What `unpack` gives for each."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run of raw messages of one partition, in offset order; it may be empty and only say where to read on.

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproc.adapters.packing import DEPTH, merge, pack, unpack
+from streamproc.adapters.packing import DEPTH, merge, pack, pack_each, pack_rows, unpack, unpack_each
 from streamproc.core.errors import StateError
 
 
@@ -209,6 +209,58 @@ def test_the_same_value_gives_the_same_bytes(value: Any) -> None:
     assert pack(unpack(packed)) == packed
 
 
+alike = st.sampled_from([st.integers(), st.text(max_size=3), st.builds(Point, st.integers()), tree])
+
+
+@given(st.lists(tree, max_size=5))
+def test_many_at_once_are_packed_as_one_by_one(values: list[Any]) -> None:
+    """Nobody can tell."""
+    packed = list(map(pack, values))
+    assert pack_each(values) == packed
+    assert same(unpack_each(packed), values)
+
+
+@given(st.lists(alike, min_size=1, max_size=3), st.integers(0, 4), st.data())
+def test_rows_are_packed_as_lists(kinds: list[st.SearchStrategy[Any]], count: int, data: st.DataObject) -> None:
+    """Whatever their columns hold: plain values, records of one class, or all sorts."""
+    columns = [data.draw(st.lists(kind, min_size=count, max_size=count)) for kind in kinds]
+    assert pack_rows(columns) == [pack(list(row)) for row in zip(*columns, strict=True)]
+
+
+def test_what_cannot_be_packed_fails_among_many() -> None:
+    """With the same words."""
+    endless: list[Any] = []
+    endless.append(endless)
+    for value, words in ((object(), "use a dataclass"), (endless, "nested")):
+        with pytest.raises(StateError, match=words):
+            pack_each([1, value])
+        with pytest.raises(StateError, match=words):
+            pack_rows([[1, 2], ["a", value]])
+    with pytest.raises(StateError, match="damaged"):
+        unpack_each([pack(1), b""])
+
+
+def test_a_struct_is_made_from_the_class_that_now_has_its_name() -> None:
+    """Also where it was read before that class was defined anew, as in a notebook."""
+    module = sys.modules[__name__]
+    for field in ("n", "n", "m"):
+        made = msgspec.defstruct("Anew", [(field, int)], module=__name__)
+        vars(module)["Anew"] = made
+        packed = pack(made(1))
+        for _ in range(2):
+            assert type(unpack(packed)) is made
+    vars(module)["Anew"] = msgspec.defstruct("Anew", [("n", int), ("m", int, 2)], module=__name__, kw_only=True)
+    old = stored(18, msgspec.msgpack.encode([f"{__name__}:Anew", ["n"]]), 1)
+    for _ in range(2):
+        back = unpack(old)
+        assert (back.n, back.m) == (1, 2)
+        with pytest.raises(StateError):
+            unpack(stored(18, msgspec.msgpack.encode([f"{__name__}:Anew", ["n"]]), 1, 2))
+    del vars(module)["Anew"]
+    with pytest.raises(StateError, match="Anew"):
+        unpack(packed)
+
+
 cells = st.dictionaries(st.text(max_size=3) | st.binary(max_size=3), st.none() | st.lists(tree, max_size=4), max_size=6)
 
 
@@ -380,8 +432,10 @@ def stored(code: int, *parts: Any) -> bytes:
 def test_stored_bytes_import_nothing_and_call_nothing(name: str) -> None:
     """A name leads to a value class of a loaded module, or nowhere; `this` would print, were it imported."""
     shapes: list[tuple[Any, ...]]
-    for code in (13, 14, 15, 16):
+    for code in (13, 14, 15, 16, 18):
         shapes = [(name, "x"), (name, ["x"], 1), (name, {"__dict__": {}})]
+        if code == 18:
+            shapes = [(msgspec.msgpack.encode([name, ["x"]]), 1), (msgspec.msgpack.encode([name, []]),), (name, 1)]
         for parts in shapes:
             with pytest.raises(StateError):
                 unpack(stored(code, *parts))
