@@ -139,13 +139,18 @@ class Joined(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What a member says each time it joins; times in ms.  `protocol` names its way of assigning."""
+    """What a member says each time it joins; times in ms.  `protocol` names its way of assigning.
+
+    `topics` are what the group reads, in so far as that should be seen: tools show a group that names them as one of
+    consumers, and brokers let go the offsets of topics that a living group of that kind does not name.
+    """
 
     group: str
     protocol: str
     session_timeout: int
     rebalance_timeout: int
     instance: str | None = None
+    topics: tuple[str, ...] = ()
 
 
 class Read(NamedTuple):

@@ -1,0 +1,405 @@
+"""The port to Kafka over aiokafka's connections: each call is one request, or one for each broker concerned.
+
+Nothing is tried twice in here, but for the join that the broker asks to be repeated.  What waits has a connection of
+its own: each fetch, each group's join, its heartbeats, its offsets, and each transactional id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from aiokafka.protocol.fetch import FetchRequest_v11
+from aiokafka.protocol.group import JoinGroupRequest_v5, MemberAssignment, ProtocolMetadata, SyncGroupRequest_v3
+from aiokafka.protocol.offset import OffsetRequest_v3
+from aiokafka.protocol.produce import ProduceRequest_v8
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest_v0,
+    AddPartitionsToTxnRequest_v0,
+    EndTxnRequest_v0,
+    InitProducerIdRequest_v0,
+    TxnOffsetCommitRequest_v0,
+)
+
+from streamproc.adapters.kafka.cluster import ASK, Cluster
+from streamproc.adapters.kafka.connections import Access, Connections, Endpoint, Purpose
+from streamproc.adapters.kafka.records import CODECS, Compression, packed, prove_bounds, unpacked
+from streamproc.adapters.kafka.requests import (
+    NO_TAGS,
+    EndTxn,
+    Heartbeat,
+    LeaveGroup,
+    OffsetCommit,
+    OffsetFetch,
+    Spoken,
+)
+from streamproc.ports.broker import (
+    Appending,
+    BrokerError,
+    Code,
+    Described,
+    Fetched,
+    Isolation,
+    Joined,
+    Member,
+    Membership,
+    Read,
+    Refused,
+    TopicPartition,
+    Unanswered,
+    Unsent,
+    Writer,
+)
+
+T = TypeVar("T")
+
+REQUEST_TIMEOUT = 8.0
+"""Seconds that a call may take, unless it is one that waits."""
+
+BATCH_LIMIT = 64 * 2**20
+"""Bytes that a batch may become when it is decompressed."""
+
+_LEVELS: Mapping[Isolation, int] = {"read_uncommitted": 0, "read_committed": 1}
+_PLACES = {"start": -2, "end": -1}
+_MOST = 2**31 - 1
+_BUMPS = 2  # the level of transaction.version from which EndTxn raises the epoch
+_JOINING = 5.0  # seconds for the way there and back, on top of the time that the broker waits for others
+
+# What is said though it may have been done: the leader has the records and waited in vain for its followers, or the
+# coordinator could not tell whether its own log has the decision.
+_UNCERTAIN_APPEND = {Code.UNKNOWN, Code.REQUEST_TIMED_OUT, Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND}
+_UNCERTAIN_END = {Code.UNKNOWN, Code.REQUEST_TIMED_OUT, Code.COORDINATOR_NOT_AVAILABLE, Code.NOT_COORDINATOR}
+
+
+class KafkaBroker:
+    """Kafka, as the port has it.  Times are in seconds, sizes in bytes."""
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        request_timeout: float = REQUEST_TIMEOUT,
+        batch_limit: int = BATCH_LIMIT,
+        compression: Compression = "none",
+    ) -> None:
+        prove_bounds()
+        self._timeout = request_timeout
+        self._limit = batch_limit
+        self._compression = CODECS[compression]
+        self._connections = Connections(access, request_timeout)
+        self._cluster = Cluster(self._connections, access.endpoints())
+        self._fetching: dict[Endpoint, set[int]] = defaultdict(set)
+
+    async def connect(self, within: float = REQUEST_TIMEOUT) -> None:
+        """Wait until a broker answers; Unsent, with the addresses that were tried, if none does."""
+        await self._cluster.connect(asyncio.get_running_loop().time() + within)
+
+    # what there is
+
+    async def metadata(self, topics: Collection[str]) -> Mapping[str, Described]:
+        answer = await self._cluster.metadata(topics, self._deadline())
+        return {
+            topic: Described({partition: leader for _, partition, leader, *_ in partitions}, code)
+            for code, topic, _, partitions in answer.topics
+        }
+
+    async def list_offsets(
+        self, partitions: Collection[TopicPartition], at: Literal["start", "end"] | int, isolation: Isolation
+    ) -> Mapping[TopicPartition, int]:
+        deadline = self._deadline()
+        place = at if isinstance(at, int) else _PLACES[at]
+        found = await self._offsets(partitions, place, isolation, deadline)
+        if behind := [partition for partition, offset in found.items() if offset < 0]:
+            found |= await self._offsets(behind, _PLACES["end"], isolation, deadline)
+        return found
+
+    async def _offsets(
+        self, partitions: Collection[TopicPartition], place: int, isolation: Isolation, deadline: float
+    ) -> dict[TopicPartition, int]:
+        led = await self._cluster.leaders(partitions, "list offsets of", deadline)
+        found: dict[TopicPartition, int] = {}
+
+        async def ask(node: int, mine: list[TopicPartition]) -> None:
+            asked = _by_topic((p, (p.partition, place)) for p in mine)
+            request = Spoken(OffsetRequest_v3(-1, _LEVELS[isolation], asked))
+            answer = await self._led(node, mine, ASK, request, deadline)
+            for topic, partition, code, _, offset in _flat(answer.topics):
+                place_ = TopicPartition(topic, partition)
+                self._cluster.misled(code, place_)
+                _check(code, f"list offsets of {place_}")
+                found[place_] = offset
+
+        await _all(ask(node, mine) for node, mine in led.items())
+        return found
+
+    # the group
+
+    async def join(self, membership: Membership, member: str, metadata: bytes) -> Joined:
+        what, deadline = f"join group {membership.group!r}", self._deadline_of(membership)
+        said = ProtocolMetadata(0, list(membership.topics), metadata).encode()
+        # Brokers keep the offsets of a "consumer" group for the topics that its members subscribe to only.
+        kind = "consumer" if membership.topics else membership.protocol
+        answer = await self._join(membership, kind, member, said, deadline)
+        if answer.error_code == Code.MEMBER_ID_REQUIRED:
+            answer = await self._join(membership, kind, answer.member_id, said, deadline)
+        self._group_check(answer.error_code, membership.group, what)
+        members = tuple(Member(id_, _told(raw), instance) for id_, instance, raw in answer.members or ())
+        return Joined(answer.generation_id, answer.member_id, answer.leader_id, members)
+
+    async def _join(self, membership: Membership, kind: str, member: str, said: bytes, deadline: float) -> Any:
+        request = JoinGroupRequest_v5(
+            membership.group,
+            membership.session_timeout,
+            membership.rebalance_timeout,
+            member,
+            membership.instance,
+            kind,
+            [(membership.protocol, said)],
+        )
+        return await self._grouped("join", membership.group, Spoken(request), deadline)
+
+    async def sync(self, membership: Membership, generation: int, member: str, shares: Mapping[str, bytes]) -> bytes:
+        given = [(id_, MemberAssignment(0, [], share).encode()) for id_, share in shares.items()]
+        request = SyncGroupRequest_v3(membership.group, generation, member, membership.instance, given)
+        answer = await self._grouped("join", membership.group, Spoken(request), self._deadline_of(membership))
+        self._group_check(answer.error_code, membership.group, f"sync group {membership.group!r}")
+        raw: bytes = answer.member_assignment
+        if not raw:
+            return b""
+        return MemberAssignment.decode(raw).user_data or b""
+
+    async def heartbeat(self, membership: Membership, generation: int, member: str) -> None:
+        request = Heartbeat(membership.group, generation, member, membership.instance)
+        answer = await self._grouped("heartbeat", membership.group, Spoken(request), self._deadline())
+        self._group_check(answer.error_code, membership.group, f"heartbeat to group {membership.group!r}")
+
+    async def leave(self, membership: Membership, member: str) -> None:
+        request = LeaveGroup(membership.group, [(member, membership.instance)])
+        answer = await self._grouped("heartbeat", membership.group, Spoken(request), self._deadline())
+        for code in (answer.error_code, *(code for _, _, code in answer.members)):
+            self._group_check(code, membership.group, f"leave group {membership.group!r}")
+
+    async def offset_fetch(self, group: str, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        asked = [(topic, mine, NO_TAGS) for topic, mine in _by_topic((p, p.partition) for p in partitions)]
+        request = OffsetFetch(group, asked, True, NO_TAGS)  # noqa: FBT003 - require_stable
+        answer = await self._grouped("offsets", group, Spoken(request), self._deadline())
+        self._group_check(answer.error_code, group, f"offsets of group {group!r}")
+        found = {}
+        for topic, mine, _ in answer.topics:
+            for partition, offset, _, _, code, _ in mine:
+                place = TopicPartition(topic, partition)
+                self._group_check(code, group, f"offset of group {group!r} for {place}")
+                if offset >= 0:
+                    found[place] = offset
+        return found
+
+    async def offset_commit(
+        self, group: str, offsets: Mapping[TopicPartition, int], generation: int, member: str
+    ) -> None:
+        asked = _by_topic((p, (p.partition, offset, -1, "")) for p, offset in offsets.items())
+        request = OffsetCommit(group, generation, member, None, asked)
+        answer = await self._grouped("offsets", group, Spoken(request), self._deadline())
+        for topic, partition, code in _flat(answer.topics):
+            self._group_check(code, group, f"offset of group {group!r} for {TopicPartition(topic, partition)}")
+
+    async def _grouped(self, purpose: str, group: str, request: Spoken, deadline: float) -> Any:
+        return await self._cluster.coordinate("group", group, (purpose, group), request, deadline)
+
+    def _group_check(self, code: int, group: str, what: str) -> None:
+        self._cluster.moved(code, "group", group)
+        _check(code, what)
+
+    # reading
+
+    async def fetch(self, node: int, reads: Sequence[Read], wait: int, isolation: Isolation) -> list[Fetched]:
+        address, deadline = self._cluster.address(node), self._deadline(wait / 1000)
+        asked = _by_topic(
+            (TopicPartition(r.topic, r.partition), (r.partition, -1, r.offset, -1, r.limit)) for r in reads
+        )
+        most = min(_MOST, sum(read.limit for read in reads))
+        request = FetchRequest_v11(-1, wait, 1, most, _LEVELS[isolation], 0, -1, asked, [], "")
+        busy = self._fetching[address]
+        slot = next(number for number in range(len(busy) + 1) if number not in busy)
+        busy.add(slot)
+        try:
+            answer = await self._connections.send(address, ("fetch", slot), Spoken(request), deadline)
+        except BrokerError:
+            self._cluster.unreachable(TopicPartition(read.topic, read.partition) for read in reads)
+            raise
+        finally:
+            busy.discard(slot)
+        _check(answer.error_code, f"fetch from broker {node}")
+        starts = {(read.topic, read.partition): read.offset for read in reads}
+        fetched = []
+        for topic, partition, code, end, stable, start, aborted, _, raw in _flat(answer.topics):
+            self._cluster.misled(code, TopicPartition(topic, partition))
+            found = Fetched(topic, partition, code, starts[topic, partition], end, stable, start)
+            if raw and not code:
+                found.size = len(raw)
+                unpacked(found, raw, aborted or (), self._limit)
+                await asyncio.sleep(0)  # a megabyte is some milliseconds, and heartbeats are due meanwhile
+            fetched.append(found)
+        return fetched
+
+    # writing
+
+    async def init_producer(self, transactional_id: str, lasting: int) -> Writer:
+        deadline, purpose = self._deadline(), _writing(transactional_id)
+        coordinator = await self._cluster.coordinator("transaction", transactional_id, deadline)
+        await self._features(coordinator, transactional_id, deadline)  # so that the end of a transaction need not ask
+        request = Spoken(InitProducerIdRequest_v0(transactional_id, lasting))
+        answer = await self._cluster.coordinate("transaction", transactional_id, purpose, request, deadline)
+        self._writer_check(answer.error_code, transactional_id, f"init producer {transactional_id!r}")
+        return Writer(transactional_id, answer.producer_id, answer.producer_epoch)
+
+    async def add_partitions(self, writer: Writer, partitions: Collection[TopicPartition]) -> None:
+        request = AddPartitionsToTxnRequest_v0(*writer, _by_topic((p, p.partition) for p in partitions))
+        answer = await self._written(writer, request)
+        for topic, partition, code in _flat(answer.errors):
+            what = f"add {TopicPartition(topic, partition)} to the transaction of {writer.transactional_id!r}"
+            self._writer_check(code, _id(writer), what)
+
+    async def produce(self, writer: Writer, batches: Sequence[Appending]) -> Mapping[TopicPartition, int]:
+        deadline = self._deadline()
+        waiting = {TopicPartition(b.topic, b.partition): b for b in batches}
+        led = await self._cluster.leaders(waiting, "produce to", deadline)
+        appended: dict[TopicPartition, int] = {}
+
+        async def append(node: int, mine: list[TopicPartition]) -> None:
+            asked = _by_topic((p, (p.partition, packed(writer, waiting[p], self._compression))) for p in mine)
+            patience = max(1, int((deadline - asyncio.get_running_loop().time()) * 1000))
+            request = Spoken(ProduceRequest_v8(writer.transactional_id, -1, patience, asked))
+            answer = await self._led(node, mine, _writing(writer.transactional_id), request, deadline)
+            failures: list[BrokerError] = []
+            for topic, partition, code, offset, _, _, _, message in _flat(answer.topics):
+                place = TopicPartition(topic, partition)
+                self._cluster.misled(code, place)
+                what = f"produce to {place}" + (f" ({message})" if message else "")
+                if code in _UNCERTAIN_APPEND:
+                    failures.append(Unanswered(f"{what}: {Code(code).name}"))
+                elif code:
+                    failures.append(Refused(code, what))
+                appended[place] = offset
+            if failures:
+                raise _worst(failures)
+
+        await _all(append(node, mine) for node, mine in led.items())
+        return appended
+
+    async def add_offsets(self, writer: Writer, group: str) -> None:
+        answer = await self._written(writer, AddOffsetsToTxnRequest_v0(*writer, group))
+        what = f"add group {group!r} to the transaction of {writer.transactional_id!r}"
+        self._writer_check(answer.error_code, _id(writer), what)
+
+    async def txn_offsets(self, writer: Writer, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        asked = _by_topic((p, (p.partition, offset, "")) for p, offset in offsets.items())
+        request = TxnOffsetCommitRequest_v0(writer.transactional_id, group, writer.producer_id, writer.epoch, asked)
+        purpose = _writing(_id(writer))
+        answer = await self._cluster.coordinate("group", group, purpose, Spoken(request), self._deadline())
+        for topic, partition, code in _flat(answer.errors):
+            what = f"offset of group {group!r} for {TopicPartition(topic, partition)} in a transaction"
+            self._group_check(code, group, what)
+
+    async def end_txn(self, writer: Writer, *, commit: bool) -> Writer:
+        deadline, name = self._deadline(), _id(writer)
+        coordinator = await self._cluster.coordinator("transaction", name, deadline)
+        features = await self._features(coordinator, name, deadline)
+        bumps = features.get("transaction.version", 0) >= _BUMPS
+        request = EndTxn(*writer, commit, NO_TAGS) if bumps else EndTxnRequest_v0(*writer, commit)
+        answer = await self._cluster.coordinate("transaction", name, _writing(name), Spoken(request), deadline)
+        what = f"{'commit' if commit else 'abort'} the transaction of {name!r}"
+        if answer.error_code in _UNCERTAIN_END:
+            self._cluster.moved(answer.error_code, "transaction", name)
+            raise Unanswered(f"{what}: {Code(answer.error_code).name}")
+        self._writer_check(answer.error_code, name, what)
+        return Writer(name, answer.producer_id, answer.epoch) if bumps else writer
+
+    async def _features(self, coordinator: Endpoint, name: str, deadline: float) -> Mapping[str, int]:
+        try:
+            return await self._connections.features(coordinator, _writing(name), deadline)
+        except BrokerError:
+            self._cluster.moved(Code.NOT_COORDINATOR, "transaction", name)
+            raise
+
+    async def _written(self, writer: Writer, request: Any) -> Any:
+        name = _id(writer)
+        return await self._cluster.coordinate("transaction", name, _writing(name), Spoken(request), self._deadline())
+
+    def _writer_check(self, code: int, transactional_id: str, what: str) -> None:
+        self._cluster.moved(code, "transaction", transactional_id)
+        _check(code, what)
+
+    # letting go
+
+    def discard(self, transactional_id: str) -> None:
+        self._connections.cut(_writing(transactional_id))
+
+    async def close(self) -> None:
+        await self._connections.close(self._deadline())
+
+    async def _led(
+        self, node: int, partitions: list[TopicPartition], purpose: Purpose, request: Spoken, deadline: float
+    ) -> Any:
+        """The answer of a leader; one that cannot be reached is forgotten."""
+        try:
+            return await self._connections.send(self._cluster.address(node), purpose, request, deadline)
+        except BrokerError:
+            self._cluster.unreachable(partitions)
+            raise
+
+    def _deadline(self, more: float = 0.0) -> float:
+        return asyncio.get_running_loop().time() + self._timeout + more
+
+    def _deadline_of(self, membership: Membership) -> float:
+        return asyncio.get_running_loop().time() + membership.rebalance_timeout / 1000 + _JOINING
+
+
+def _writing(transactional_id: str | None) -> Purpose:
+    return ("write", transactional_id)
+
+
+def _id(writer: Writer) -> str:
+    if writer.transactional_id is None:
+        raise Unsent("a writer without a transactional id has no transactions")
+    return writer.transactional_id
+
+
+def _told(raw: bytes) -> bytes:
+    """What a member said of itself, out of the envelope that all tools for groups can read."""
+    try:
+        return ProtocolMetadata.decode(raw).user_data or b""
+    except ValueError as error:
+        raise Refused(Code.INCONSISTENT_GROUP_PROTOCOL, f"a member's metadata cannot be read: {error}") from error
+
+
+def _check(code: int, what: str) -> None:
+    if code:
+        raise Refused(code, what)
+
+
+def _by_topic(entries: Iterable[tuple[TopicPartition, T]]) -> list[tuple[str, list[T]]]:
+    """What belongs to partitions, as requests have it: by topic."""
+    found: dict[str, list[T]] = {}
+    for place, entry in entries:
+        found.setdefault(place.topic, []).append(entry)
+    return list(found.items())
+
+
+def _flat(topics: Iterable[tuple[str, Iterable[tuple[Any, ...]]]]) -> Iterable[tuple[Any, ...]]:
+    """What answers have by topic, by partition."""
+    return ((topic, *entry) for topic, entries in topics for entry in entries)
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Let all come to their end, then raise what became of the first that failed."""
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if failures:
+        raise _worst(failures)
+
+
+def _worst(failures: Sequence[BaseException]) -> BaseException:
+    """The first failure; one that says nothing of what happened counts before others."""
+    return next((failure for failure in failures if isinstance(failure, Unanswered)), failures[0])
