@@ -35,6 +35,9 @@ from streamproc.runners.worker.assigning import (
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds before joining again after it did not succeed; they double."""
 
+SHORTEST = 0.1
+"""Seconds that a generation is let last: whoever has not heard of its share before the next would need one more."""
+
 NOT_READY = frozenset(
     {Code.COORDINATOR_LOADING, Code.COORDINATOR_NOT_AVAILABLE, Code.NOT_COORDINATOR, Code.REQUEST_TIMED_OUT}
 )
@@ -235,8 +238,8 @@ class GroupMember:
         if share.plan not in {self._plan, ""}:
             self._tell(f"idle: the group runs plan {share.plan} and this member has {self._plan}")
             mine = frozenset()
-            if share.tasks and claim.generation != self.generation:  # it was meant for the one whose place this took
-                self.rejoin()
+        if self._membership.instance is not None and claim.generation < 0 and not mine:
+            self.rejoin()  # the group may not have noticed that this is another than was here before, with another plan
         came = tuple(sorted(mine.difference(claim.tasks)))
         gone = tuple(sorted(self._owned - mine))
         self._owned.update(came)
@@ -282,13 +285,15 @@ class GroupMember:
 
     async def _stay(self) -> None:
         """Heartbeats, until there is a reason to join again and nothing is being closed any more."""
-        due = self._now() + self._heartbeat
+        begun = self._now()
+        due = begun + self._heartbeat
         while True:
             self._woken.clear()
             if self._closing is not None and self._closing.done():
                 closing, self._closing = self._closing, None
                 closing.result()
             if self._again and self._closing is None:
+                await asyncio.sleep(begun + SHORTEST - self._now())
                 return
             if self._now() < due:
                 await self._nap(due)
