@@ -1,0 +1,29 @@
+"""In what brokers differ: between releases, and as they are set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamproc.ports.broker import Code
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """In what brokers differ.
+
+    bumps: each EndTxn raises the epoch (transaction.version 2).  stable_reads: OffsetFetch is refused while a
+    transaction holds an offset; without, it answers with the old one.  forgetful: a refused TxnOffsetCommit of a fenced
+    writer hides the offsets that were committed since (before 4.0).  sweep: s between looks for transactions that
+    lasted too long.  rebalance_delay: s that the first member of an empty group waits for others.  markers: the usual
+    and the greatest delay of a transaction's markers behind the answer to its EndTxn.  fenced: the code that tells a
+    writer of its fencing when it adds to a transaction.
+    """
+
+    bumps: bool = True
+    stable_reads: bool = True
+    forgetful: bool = False
+    sweep: float = 10.0
+    rebalance_delay: float = 0.0
+    markers: tuple[float, float] = (0.005, 0.17)
+    fenced: Code = Code.INVALID_PRODUCER_EPOCH
+    nodes: int = 1
