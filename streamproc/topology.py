@@ -179,12 +179,13 @@ class Stream(Generic[V]):
         """Any number of values for each value, in order."""
         return Stream(self.topology, self._then(ops.FlatMap(f)))
 
-    def key_by(self, f: Callable[[V], K | None], *, name: str = "") -> Keyed[K, V]:
+    def key_by(self, f: Callable[[V], K | None], *, name: str = "", partitions: int | None = None) -> Keyed[K, V]:
         """Declare a key; a record for which it is None is refused (`null_key`).
 
-        A stateful node behind it makes the records cross a repartition topic where there are several partitions.
+        A stateful node behind it makes the records cross a repartition topic where there are several partitions.  That
+        has as many `partitions`; unless said, as many as the topics it meets, or else as those it comes from.
         """
-        return Keyed(self.topology, self._then(ops.KeyBy(f), name))
+        return Keyed(self.topology, self._then(_key_by(f, partitions), name))
 
     def split(self, **branches: Callable[[V], object]) -> Mapping[str, Stream[V]]:
         """Named branches; a record takes the first whose predicate holds, and is counted if none does."""
@@ -250,9 +251,9 @@ class Keyed(Generic[K, V]):
         """Any number of values for each value, in order, under the same key."""
         return Keyed(self.topology, self._then(ops.FlatMap(f)))
 
-    def key_by(self, f: Callable[[V], T | None], *, name: str = "") -> Keyed[T, V]:
+    def key_by(self, f: Callable[[V], T | None], *, name: str = "", partitions: int | None = None) -> Keyed[T, V]:
         """Another key, as `Stream.key_by`."""
-        return Keyed(self.topology, self._then(ops.KeyBy(f), name))
+        return Keyed(self.topology, self._then(_key_by(f, partitions), name))
 
     def split(self, **branches: Callable[[V], object]) -> Mapping[str, Keyed[K, V]]:
         """Named branches, as `Stream.split`."""
@@ -466,6 +467,12 @@ def _named(name: str) -> str:
     if not name:
         raise TopologyError('name="": a stateful node needs a name, the identity of its state')
     return name
+
+
+def _key_by(f: Callable[[Any], Any], partitions: int | None) -> ops.KeyBy:
+    if partitions is not None and (type(partitions) is not int or partitions < 1):
+        raise TopologyError(f"key_by(partitions={partitions!r}): a number of partitions, at least 1")
+    return ops.KeyBy(f, partitions)
 
 
 def _own(operator: object) -> object:

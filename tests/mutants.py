@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LAW = "tests/core/test_batching.py"
+BENCH = "tests/core/test_bench.py"
 SEMANTICS = "tests/semantics"
 LIMIT = 600
 
@@ -245,16 +246,16 @@ MUTANTS = (
     Mutant(
         "no_mark_without_data",
         "runners/engine.py",
-        "and (moved or after.number in shares):",
-        "and after.number in shares:",
+        "if news or after.number in shares:",
+        "if after.number in shares:",
         f"{SEMANTICS} {LAW}",
         "S46: marks reach a partition that got no data",
     ),
     Mutant(
         "what_waits_behind_a_crossing_is_not_committed",
-        "runners/engine.py",
-        "commit.positions[bench.name] = bench.task.position() | bench.waiting()",
-        "commit.positions[bench.name] = bench.task.position()",
+        "runners/bench.py",
+        'position["waiting"] = waits',
+        "pass",
         "tests/embedded/test_crossings.py",
         "S47: records that crossed and wait for another input are part of the commit",
     ),
@@ -277,10 +278,42 @@ MUTANTS = (
     Mutant(
         "position_is_the_last_record",
         "core/feed.py",
-        "offsets[-1] + 1 if offsets else None, keys, raw=raw)",
-        "offsets[-1] if offsets else None, keys, raw=raw)",
+        "behind = next_offset if next_offset is not None else offsets[-1] + 1 if offsets else None",
+        "behind = next_offset if next_offset is not None else offsets[-1] if offsets else None",
         LAW,
         "S47: the position is the next offset, or a crash counts a record twice",
+    ),
+    Mutant(
+        "markers_are_read_again",
+        "core/feed.py",
+        "        if self._gone(head, queue) and head.next_offset is not None:",
+        "        if False and head.next_offset is not None:",
+        BENCH,
+        "S47, S48: a run of markers moves the position, of a merged input too",
+    ),
+    Mutant(
+        "a_lower_incarnation_is_heard",
+        "core/feed.py",
+        "        if incarnation < incarnations[task]:\n            continue\n",
+        "",
+        BENCH,
+        "S46: marks and records of an incarnation that was replaced are ignored",
+    ),
+    Mutant(
+        "idle_tasks_hold_those_behind_them",
+        "core/task.py",
+        "            time.marked(mark.watermark, mark.idle)",
+        "            time.moves_to(mark.watermark)",
+        BENCH,
+        "S46: an upstream task that says idle leaves the minimum",
+    ),
+    Mutant(
+        "an_abort_keeps_what_was_queued",
+        "runners/bench.py",
+        '        """Nothing is at hand but what waited at the last commit."""\n        self._feed.clear()\n',
+        '        """Nothing is at hand but what waited at the last commit."""\n',
+        BENCH,
+        "S47: after an abort what was read is read again, and not twice",
     ),
     Mutant(
         "sign_bit_in_partitions",

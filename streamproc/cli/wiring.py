@@ -107,7 +107,9 @@ def identity(plan: Plan) -> dict[str, str | int]:
     """What state is bound to: the topology, its partitions, where its sub-topologies begin, and each stateful node."""
     found: dict[str, str | int] = {"topology": plan.name, "partitions": plan.partitions}
     for stage in plan.stages:
-        found[f"sub-topology {stage.name}"] = "over " + ", ".join(sorted(inlet.topic for inlet in stage.inlets))
+        topics = ", ".join(sorted(inlet.topic for inlet in stage.inlets))
+        parted = "" if stage.partitions == plan.partitions else f" in {stage.partitions} partitions"
+        found[f"sub-topology {stage.name}"] = f"over {topics}{parted}"
     return found | {f"node {name}": layout for name, layout in plan.layout.items()}
 
 

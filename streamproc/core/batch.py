@@ -73,6 +73,31 @@ class Raw:
         return key, self.values[origin], self.headers[origin] if self.headers is not None else ()
 
 
+class Said(NamedTuple):
+    """What a task says of itself to those behind a repartition topic: it will send nothing older than `watermark`.
+
+    `idle` says that all its inputs are (S46).
+    """
+
+    watermark: int
+    idle: bool = False
+
+
+class Mark(NamedTuple):
+    """What is said of an input just before the record `before` of a batch; `len(values)` stands behind the last.
+
+    `watermark` is the input's own, END where it ends; `idle` is None where nothing is said of that.  `incarnation` is
+    that of the upstream task that speaks, and `next_offset` where to read on behind the mark, if it was read.
+    """
+
+    before: int
+    input: int
+    watermark: int
+    idle: bool | None = None
+    incarnation: int = 0
+    next_offset: int | None = None
+
+
 class Refusal(NamedTuple):
     """A message that is refused before it is processed: it stands just in front of the record `before` of its batch.
 
@@ -91,11 +116,11 @@ class Refusal(NamedTuple):
 class Batch:
     """A run of records of one task, in processing order (S39), as parallel lists.
 
-    `inputs` is the input each record came from: one number when all agree.  `marks` are (index, input, watermark): the
-    input's own watermark moves just before that record; an index of len(values) stands behind the last.  `ops` is None
-    while there are no retractions (S24).  `offsets` are those of the input records, or `places` their whole positions
-    where they have crossed a repartition topic; `origins` index into `raws` by input, None where they are the indexes.
-    `positions` is the next offset of each input, behind all that is in here.
+    `inputs` is the input each record came from: one number when all agree.  `marks` and `refusals` are in the order of
+    their places.  `ops` is None while there are no retractions (S24).  `offsets` are those of the input records, or
+    `places` their whole positions where they have crossed a repartition topic; `origins` index into `raws` by input,
+    None where they are the indexes.  `positions` is the next offset of each inlet, behind all that is in here; inlets
+    without offsets have none.
     """
 
     inputs: int | list[int]
@@ -104,7 +129,7 @@ class Batch:
     offsets: Sequence[int]
     keys: list[Any] | None = None
     headers: list[Headers] | None = None
-    marks: list[tuple[int, int, int]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
     ops: list[str] | None = None
     places: list[Position | None] | None = None
     origins: Sequence[int] | None = None
@@ -203,8 +228,9 @@ class Counts:
 class Step:
     """Everything one batch caused.
 
-    `emits` are rows per output topic and `crossings` per repartition topic, each in processing order; `watermarks` is
-    the progress of each node after the step; `positions` the next offset of each input.
+    `emits` are rows per output topic and `crossings` per repartition topic, each in processing order; `records` is how
+    many there were in the batch.  After the step, `watermarks` is the progress of each node, `said` what stands behind
+    the records in each repartition topic (S46), and `positions` the next offset of each inlet that has any.
     """
 
     emits: dict[str, list[Emit]] = field(default_factory=dict)
@@ -213,6 +239,8 @@ class Step:
     counts: Counts = field(default_factory=Counts)
     watermarks: dict[str, int] = field(default_factory=dict)
     positions: dict[int, int] = field(default_factory=dict)
+    said: dict[str, Said] = field(default_factory=dict)
+    records: int = 0
 
 
 Encode: TypeAlias = Callable[[Any], bytes]

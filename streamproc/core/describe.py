@@ -29,7 +29,7 @@ def outline(plan: Plan) -> dict[str, Any]:
         "sources": list(plan.sources),
         "sinks": list(plan.sinks),
         "dead_letters": list(plan.dead_letters),
-        "repartitions": [topic for stage in plan.stages for topic in stage.crossings],
+        "repartitions": [each.topic for each in plan.repartitions],
         "stages": [_stage(stage) for stage in plan.stages],
     }
 
@@ -38,6 +38,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
     entries = {inlet.place: inlet for inlet in stage.inlets}
     return {
         "name": stage.name,
+        "partitions": stage.partitions,
         "nodes": [_node(stage, place, entries.get(number)) for number, place in enumerate(stage.places)],
     }
 
@@ -110,10 +111,10 @@ def parameters(place: Place) -> dict[str, str]:
 
 def tree(plan: Plan) -> str:
     """The plan as an indented tree; a node with several parents is drawn under the first and named under the rest."""
-    partitions = f"{plan.partitions} partition{'s' if plan.partitions > 1 else ''}"
-    lines = [f"{plan.name} ({partitions}, plan {plan.hash})"]
+    lines = [f"{plan.name} ({_partitions(plan.partitions)}, plan {plan.hash})"]
     for stage in outline(plan)["stages"]:
-        lines += ["", f"sub-topology {stage['name']}"]
+        count = "" if stage["partitions"] == plan.partitions else f" ({_partitions(stage['partitions'])})"
+        lines += ["", f"sub-topology {stage['name']}{count}"]
         children: dict[str, list[_Node]] = {}
         for node in stage["nodes"]:
             for parent in node["parents"]:
@@ -124,6 +125,10 @@ def tree(plan: Plan) -> str:
     if plan.dead_letters:
         lines += ["", f"dead letters ==> {' | '.join(plan.dead_letters)}"]
     return "\n".join(lines) + "\n"
+
+
+def _partitions(count: int) -> str:
+    return f"{count} partition{'s' if count > 1 else ''}"
 
 
 def _branch(node: _Node, children: Mapping[str, list[_Node]], lead: str, below: str) -> Iterator[str]:

@@ -3,20 +3,21 @@
     run of one partition --decode, S4, S15--> Slice ─┐
     records that crossed a repartition topic ─ Slice ┴─ merge ──> Batch
 
-A message that is refused here leaves at once: its refusal stands in the batch where it was the head of its input.
+A message that is refused here leaves at once: its refusal stands in the batch where it was the head of its input.  A
+queue is one inlet: one partition of a topic, with offsets of its own where the topic is a log that is read.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from streamproc.core.batch import END, START, Batch, Crossing, Headers, Position, Raw, Refusal
+from streamproc.core.batch import END, START, Batch, Crossing, Headers, Mark, Position, Raw, Refusal, Said
 from streamproc.core.errors import FutureTimestamp, StreamprocError
 from streamproc.core.plan import SourceSpec
-from streamproc.core.progress import Timed, instants, merge
+from streamproc.core.progress import Timed, future, instants, merge
 
 Decode = Callable[[Sequence[bytes | None]], tuple[list[Any], list[tuple[int, Exception]]]]
 SLICE = 500
@@ -30,9 +31,21 @@ class Decoders(NamedTuple):
     key: Decode | None = None
 
 
+class Landed(NamedTuple):
+    """One record or mark as it was read from a repartition topic, and which incarnation of which task sent it."""
+
+    offset: int
+    task: int
+    incarnation: int
+    what: Crossing | Said
+
+
 @dataclass(slots=True)
 class Slice:
-    """A run of records of one queue, not yet in a batch; the lists are parallel, as in `Batch`."""
+    """A run of records of one queue, not yet in a batch; the lists are parallel, as in `Batch`.
+
+    When all of it has been taken, `next_offset` is where to read on; None in a queue without offsets.
+    """
 
     inputs: int | list[int]
     values: list[Any]
@@ -45,7 +58,7 @@ class Slice:
     origins: Sequence[int] | None = None
     raw: Raw | None = None
     refusals: list[Refusal] = field(default_factory=list)
-    marks: list[tuple[int, int, int]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
 
 
 def decoded(  # noqa: PLR0913 - half of them by name
@@ -57,11 +70,14 @@ def decoded(  # noqa: PLR0913 - half of them by name
     *,
     now: int | None,
     stamps: Sequence[int] | None = None,
+    appended: bool = False,
+    next_offset: int | None = None,
 ) -> Slice:
     """A run of messages as values with times; what cannot be decoded or has no usable time becomes a refusal.
 
     `now` is the reference clock in ms for `max_future`, None to accept every stamp; `stamps` are the transport's own
-    timestamps, taken where the source has no `event_time`.
+    timestamps, taken where the source has no `event_time`, and each the clock of its message where the log itself set
+    it (`appended`).  `next_offset` is where to read on, None for just behind the last message.
     """
     values, failed = decoders.value(raw.values)
     refused = dict(failed)
@@ -69,10 +85,14 @@ def decoded(  # noqa: PLR0913 - half of them by name
     if decoders.key is not None and keys is not None:
         keys, lost = decoders.key(keys)
         refused = dict(lost) | refused
-    limit = None if now is None or spec.max_future is None else now + spec.max_future
+    dated = appended and spec.event_time is not None
+    limit = None if dated or now is None or spec.max_future is None else now + spec.max_future
     times, untimed = _times(spec, values, refused, limit, stamps)
     refused = dict(untimed) | refused
-    whole = Slice(number, values, times, offsets, offsets[-1] + 1 if offsets else None, keys, raw=raw)
+    if dated and stamps is not None and spec.max_future is not None:
+        refused = dict(_ahead(times, stamps, spec.max_future)) | refused
+    behind = next_offset if next_offset is not None else offsets[-1] + 1 if offsets else None
+    whole = Slice(number, values, times, offsets, behind, keys, raw=raw)
     whole.headers = None if raw.headers is None else list(raw.headers)
     return _without(whole, refused) if refused else whole
 
@@ -97,6 +117,13 @@ def _times(
     for index, at in zip(good, found.times, strict=True):
         times[index] = at
     return Timed(times, [(good[index], error) for index, error in found.failed])
+
+
+def _ahead(times: Sequence[int], stamps: Sequence[int], by: int) -> Iterator[tuple[int, Exception]]:
+    """The messages whose time is further ahead of their own stamp than allowed (S15)."""
+    for index, (at, stamp) in enumerate(zip(times, stamps, strict=True)):
+        if at > stamp + by:
+            yield index, future(at, stamp + by)
 
 
 def _without(whole: Slice, refused: Mapping[int, Exception]) -> Slice:
@@ -125,8 +152,8 @@ def _known(error: Exception) -> int:
     return error.at if isinstance(error, FutureTimestamp) else START
 
 
-def landed(number: int, crossings: Sequence[Crossing], watermark: int) -> Slice:
-    """Records of one upstream task as they come out of a repartition topic, with its mark behind them (S46)."""
+def landed(number: int, crossings: Sequence[Crossing], said: Said, incarnation: int = 1) -> Slice:
+    """Records of one upstream task that crossed in memory, with its mark behind them (S46)."""
     return Slice(
         number,
         [one.value for one in crossings],
@@ -136,13 +163,49 @@ def landed(number: int, crossings: Sequence[Crossing], watermark: int) -> Slice:
         [one.key for one in crossings],
         [one.headers for one in crossings] if any(one.headers for one in crossings) else None,
         [one.position for one in crossings],
-        marks=[(len(crossings), number, watermark)],
+        marks=[Mark(len(crossings), number, *said, incarnation)],
+    )
+
+
+def read_back(first: int, rows: Sequence[Landed], incarnations: list[int], next_offset: int) -> Slice:
+    """Records and marks of all upstream tasks as they stand in one partition of a repartition topic.
+
+    `first` is the input of task 0.  `incarnations` are the latest that were heard of, by task, and are brought up to
+    date: what a lower one sent is passed over, and the first record of a higher one takes over in front of its mark.
+    """
+    inputs: list[int] = []
+    crossings: list[Crossing] = []
+    offsets: list[int] = []
+    marks: list[Mark] = []
+    for offset, task, incarnation, what in rows:
+        if incarnation < incarnations[task]:
+            continue
+        if isinstance(what, Said):
+            marks.append(Mark(len(inputs), first + task, *what, incarnation, offset + 1))
+        else:
+            if incarnation > incarnations[task]:
+                marks.append(Mark(len(inputs), first + task, START, None, incarnation))
+            inputs.append(first + task)
+            crossings.append(what)
+            offsets.append(offset)
+        incarnations[task] = incarnation
+    return Slice(
+        inputs,
+        [one.value for one in crossings],
+        [one.at for one in crossings],
+        offsets,
+        next_offset,
+        [one.key for one in crossings],
+        [one.headers for one in crossings],
+        [one.position for one in crossings],
+        range(len(crossings)),
+        marks=marks,
     )
 
 
 def marked(number: int, watermark: int) -> Slice:
     """The watermark of an input is said to be here, behind its last record."""
-    return Slice(number, [], [], (), None, marks=[(0, number, watermark)])
+    return Slice(number, [], [], (), None, marks=[Mark(0, number, watermark)])
 
 
 def ended(number: int) -> Slice:
@@ -151,14 +214,22 @@ def ended(number: int) -> Slice:
 
 
 class Feed:
-    """The queues of one task, in the order that breaks ties (tables first, then topic, then partition)."""
+    """The queues of one task, in the order that breaks ties (tables first, then topic, then partition).
 
-    def __init__(self, queues: int) -> None:
-        self._queues: list[list[Slice]] = [[] for _ in range(queues)]
+    `inlets` says which inlet of the stage each queue is.
+    """
+
+    def __init__(self, inlets: Sequence[int]) -> None:
+        self._inlets = tuple(inlets)
+        self._queues: list[list[Slice]] = [[] for _ in inlets]
 
     def add(self, queue: int, one: Slice) -> None:
         """Records that are at hand now."""
         self._queues[queue].append(one)
+
+    def clear(self) -> None:
+        """Forget all that is at hand."""
+        self._queues = [[] for _ in self._inlets]
 
     def holds(self, queue: int) -> int:
         """The number of records, refusals and marks that wait in a queue."""
@@ -174,7 +245,7 @@ class Feed:
                 "keys": one.keys,
                 "headers": one.headers,
                 "places": one.places,
-                "marks": one.marks,
+                "marks": list(map(tuple, one.marks)),
             }
             for one in self._queues[queue]
         ]
@@ -183,7 +254,9 @@ class Feed:
         """Put back what waited in a queue at the last commit."""
         for one in waiting:
             count = len(one["values"])
-            self.add(queue, Slice(offsets=range(count), next_offset=None, origins=range(count), **one))
+            marks = [Mark(*mark) for mark in one["marks"]]
+            again = Slice(offsets=range(count), next_offset=None, origins=range(count), **{**one, "marks": marks})
+            self.add(queue, again)
 
     def next(self, awaited: Sequence[bool], limit: int = SLICE) -> Batch | None:
         """The next batch of up to `limit` records, None while there is nothing that may be taken.
@@ -192,20 +265,20 @@ class Feed:
         """
         if len(self._queues) == 1:
             waiting = self._queues[0]
-            return _batch(waiting.pop(0)) if waiting else None
+            return _batch(waiting.pop(0), self._inlets[0]) if waiting else None
         return self._merged(awaited, limit)
 
     def _merged(self, awaited: Sequence[bool], limit: int) -> Batch | None:
         heads = [_joined(waiting) for waiting in self._queues]
         order = merge([head.times if head is not None else [] for head in heads], awaited)[:limit]
-        builder = _Builder(heads)
+        builder = _Builder(heads, self._inlets)
         for queue in order:
             builder.take(queue)
         self._queues = [[rest] if (rest := builder.rest(queue)) is not None else [] for queue in range(len(heads))]
         return builder.batch()
 
 
-def _batch(one: Slice) -> Batch:
+def _batch(one: Slice, inlet: int) -> Batch:
     number = one.inputs if isinstance(one.inputs, int) else -1
     return Batch(
         one.inputs,
@@ -219,7 +292,7 @@ def _batch(one: Slice) -> Batch:
         origins=one.origins,
         raws={number: one.raw} if one.raw is not None else {},
         refusals=one.refusals,
-        positions={number: one.next_offset} if one.next_offset is not None else {},
+        positions={inlet: one.next_offset} if one.next_offset is not None else {},
     )
 
 
@@ -230,6 +303,7 @@ def _joined(waiting: list[Slice]) -> Slice | None:
     if len(waiting) == 1 and not isinstance(waiting[0].inputs, int):
         return waiting[0]
     whole = Slice([], [], [], [], None, keys=[], headers=[], places=[], origins=[], raw=None)
+    read, crossed = (any(one.raw is not None for one in waiting), any(one.places is not None for one in waiting))
     messages: list[bytes | None] = []
     keys: list[bytes | None] = []
     headers: list[Headers] = []
@@ -249,10 +323,11 @@ def _joined(waiting: list[Slice]) -> Slice | None:
         keys += raws.keys if raws.keys is not None else [None] * len(raws.values)
         headers += raws.headers if raws.headers is not None else [()] * len(raws.values)
         whole.refusals += [r._replace(before=r.before + base, origin=r.origin + first) for r in one.refusals]
-        whole.marks += [(index + base, number, watermark) for index, number, watermark in one.marks]
+        whole.marks += [mark._replace(before=mark.before + base) for mark in one.marks]
         if one.next_offset is not None:  # an end or a mark has none, and leaves those of the records before it
             whole.next_offset = one.next_offset
-    whole.raw = Raw(messages, keys, headers)
+    whole.raw = Raw(messages, keys, headers) if read else None
+    whole.places = whole.places if crossed else None
     return whole
 
 
@@ -267,14 +342,15 @@ def _from(raw: Raw | None, first: int) -> Raw | None:
 class _Builder:
     """A batch in the making: what has been taken from the head of each queue so far."""
 
-    def __init__(self, heads: list[Slice | None]) -> None:
+    def __init__(self, heads: list[Slice | None], inlets: Sequence[int]) -> None:
         self.heads = heads
+        self.inlets = inlets
         self.taken = [0] * len(heads)
         self.refused = [0] * len(heads)
         self.marked = [0] * len(heads)
         self.made = Batch([], [], [], [], keys=[], headers=[], places=[], origins=[])
         self.raws: dict[int, list[tuple[bytes | None, bytes | None, Headers]]] = {}
-        self.landed = any(head is not None and head.next_offset is None for head in heads)
+        self.crossed = any(head is not None and head.places is not None for head in heads)
         for queue in range(len(heads)):
             self._leave(queue)
 
@@ -289,15 +365,16 @@ class _Builder:
         made.offsets.append(head.offsets[index])  # type: ignore[attr-defined]
         made.keys.append(head.keys[index])  # type: ignore[union-attr,index]
         made.headers.append(head.headers[index])  # type: ignore[union-attr,index]
-        made.places.append(head.places[index])  # type: ignore[union-attr,index]
+        if self.crossed:
+            made.places.append(None if head.places is None else head.places[index])  # type: ignore[union-attr]
         made.origins.append(self._raw(head, number, head.origins[index]))  # type: ignore[union-attr,index]
         if head.next_offset is not None:
-            made.positions[number] = head.offsets[index] + 1
+            made.positions[self.inlets[queue]] = head.offsets[index] + 1
         self.taken[queue] += 1
         self._leave(queue)
 
     def _raw(self, head: Slice, number: int, origin: int) -> int:
-        if head.next_offset is None or head.raw is None:
+        if head.raw is None:
             return -1
         kept = self.raws.setdefault(number, [])
         kept.append(head.raw.at(origin))
@@ -305,27 +382,34 @@ class _Builder:
 
     def _leave(self, queue: int) -> None:
         """Refusals and marks that now stand at the head of a queue."""
-        head, here = self.heads[queue], self.taken[queue]
+        head, here, inlet = self.heads[queue], self.taken[queue], self.inlets[queue]
         if head is None:
             return
         while self.refused[queue] < len(head.refusals) and head.refusals[self.refused[queue]].before == here:
             one = head.refusals[self.refused[queue]]
             origin = self._raw(head, one.input, one.origin)
             self.made.refusals.append(one._replace(before=len(self.made.values), origin=origin))
-            self.made.positions[one.input] = one.offset + 1
+            self.made.positions[inlet] = one.offset + 1
             self.refused[queue] += 1
-        while self.marked[queue] < len(head.marks) and head.marks[self.marked[queue]][0] == here:
-            _, number, watermark = head.marks[self.marked[queue]]
-            self.made.marks.append((len(self.made.values), number, watermark))
+        while self.marked[queue] < len(head.marks) and head.marks[self.marked[queue]].before == here:
+            mark = head.marks[self.marked[queue]]
+            self.made.marks.append(mark._replace(before=len(self.made.values)))
+            if mark.next_offset is not None:
+                self.made.positions[inlet] = mark.next_offset
             self.marked[queue] += 1
+        if self._gone(head, queue) and head.next_offset is not None:
+            self.made.positions[inlet] = head.next_offset
+
+    def _gone(self, head: Slice, queue: int) -> bool:
+        """Whether all of a queue has left."""
+        taken = (self.taken[queue], self.refused[queue], self.marked[queue])
+        return taken == (len(head.values), len(head.refusals), len(head.marks))
 
     def rest(self, queue: int) -> Slice | None:
         """What is left of a queue, None if nothing is."""
         head, here = self.heads[queue], self.taken[queue]
-        gone = head is None or (here == len(head.values) and self.refused[queue] == len(head.refusals))
-        if gone and (head is None or self.marked[queue] == len(head.marks)):
+        if head is None or self._gone(head, queue):
             return None
-        assert head is not None
         refusals = head.refusals[self.refused[queue] :]
         origins = head.origins[here:] if head.origins is not None else ()
         behind = min([*origins[:1], *(one.origin for one in refusals[:1])], default=0)
@@ -341,15 +425,15 @@ class _Builder:
             [origin - behind for origin in origins] if head.origins is not None else None,
             _from(head.raw, behind),
             [one._replace(before=one.before - here, origin=one.origin - behind) for one in refusals],
-            [(index - here, number, watermark) for index, number, watermark in head.marks[self.marked[queue] :]],
+            [mark._replace(before=mark.before - here) for mark in head.marks[self.marked[queue] :]],
         )
 
     def batch(self) -> Batch | None:
         """The batch, None if nothing went into it."""
         made = self.made
-        if not made.values and not made.refusals and not made.marks:
+        if not made.values and not made.refusals and not made.marks and not made.positions:
             return None
-        if not self.landed:
+        if not self.crossed:
             made.places = None
         made.raws = {
             number: Raw([r[1] for r in kept], [r[0] for r in kept], [r[2] for r in kept])

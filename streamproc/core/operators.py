@@ -106,9 +106,13 @@ class FlatMap:
 
 @dataclass(frozen=True, slots=True)
 class KeyBy:
-    """A new key for each record; one that has none is refused (`null_key`)."""
+    """A new key for each record; one that has none is refused (`null_key`).
+
+    `partitions` is how many its repartition topic is to have, where it needs one.
+    """
 
     f: Callable[[Any], Any]
+    partitions: int | None = None
 
     def on_run(self, run: Run, ctx: Context) -> Run:
         for r in run:
@@ -207,9 +211,13 @@ class Sink:
 
 @dataclass(frozen=True, slots=True)
 class Cross:
-    """The end of a stage: records leave through a repartition topic under their new key (S46)."""
+    """The end of a stage: records leave through a repartition topic under their new key (S46).
+
+    `partitions` is how many that topic is to have, None to have it as those that it meets, or those it comes from.
+    """
 
     topic: str
+    partitions: int | None = None
 
     def on_run(self, run: Run, ctx: Context) -> Run:
         raise NotImplementedError("a crossing is written by the task")

@@ -2,8 +2,8 @@
 
     graph of nodes --cut at re-keys--> stages, each fed by sources or repartition topics --one per partition--> tasks
 
-With one partition nothing need cross a topic, so nothing is cut.  Everything that can be wrong with a topology is
-found here or before, and said with what to do.
+With one partition everywhere nothing need cross a topic, so nothing is cut.  Everything that can be wrong with a
+topology is found here or before, and said with what to do.
 """
 
 from __future__ import annotations
@@ -145,23 +145,43 @@ class Inlet:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A sub-topology: what can be worked off partition by partition.  Places are in topological order."""
+    """A sub-topology: what can be worked off partition by partition, by a task for each.
+
+    Places are in topological order.  All inlets have as many partitions as the stage.
+    """
 
     name: str
     places: tuple[Place, ...]
     inlets: tuple[Inlet, ...]
     crossings: tuple[str, ...]
+    partitions: int = 1
+
+    @property
+    def stateful(self) -> bool:
+        """Whether its tasks have state beyond their position."""
+        return any(place.stateful for place in self.places)
+
+
+@dataclass(frozen=True, slots=True)
+class Repartition:
+    """A repartition topic: its partitions, and the stage whose tasks all write to each of them."""
+
+    topic: str
+    partitions: int
+    stage: str
+    tasks: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A topology ready to run on a number of partitions."""
+    """A topology ready to run: `counts` are the partitions of each source topic, `partitions` those of its outputs."""
 
     name: str
     app: str
     partitions: int
     stages: tuple[Stage, ...]
     dead_letters: tuple[str, ...]
+    counts: Mapping[str, int]
 
     @property
     def nodes(self) -> tuple[Place, ...]:
@@ -174,6 +194,20 @@ class Plan:
     @property
     def inlets(self) -> tuple[Inlet, ...]:
         return tuple(inlet for stage in self.stages for inlet in stage.inlets)
+
+    @property
+    def repartitions(self) -> tuple[Repartition, ...]:
+        """Every repartition topic, each in front of those of later stages."""
+        landed = {inlet.topic: stage for stage in self.stages for inlet in stage.inlets if inlet.source is None}
+        return tuple(
+            Repartition(topic, landed[topic].partitions, stage.name, stage.partitions)
+            for stage in self.stages
+            for topic in stage.crossings
+        )
+
+    def changelog(self, stage: Stage) -> str:
+        """The topic in which the tasks of a stage keep their state, where that is kept in topics."""
+        return f"{self.app}-{stage.name}-changelog"
 
     @property
     def sinks(self) -> tuple[str, ...]:
@@ -189,22 +223,88 @@ class Plan:
     @property
     def hash(self) -> str:
         """A short name for this plan: equal for equal structure, whatever the functions do."""
-        drawn = [(s.name, [(p.name, shown(p.operator), p.parents) for p in s.places]) for s in self.stages]
+        drawn = [
+            (
+                stage.name,
+                stage.partitions,
+                [(place.name, shown(place.operator), place.parents) for place in stage.places],
+            )
+            for stage in self.stages
+        ]
         return blake2b(repr((self.name, self.partitions, drawn)).encode(), digest_size=6).hexdigest()
 
 
-def build(graph: Graph, partitions: int = 1) -> Plan:
-    """The plan of a topology on so many partitions; TopologyError where it cannot work."""
+def build(graph: Graph, partitions: int | Mapping[str, int] = 1) -> Plan:
+    """The plan of a topology on so many partitions, or so many of each source topic.
+
+    TopologyError where it cannot work.
+    """
     if not any(node.source for node in graph.nodes):
         raise TopologyError(f"topology {graph.name!r} has no source: begin with topology.source(topic, type, ...)")
     _check_topics(graph)
     names = _names(graph)
-    nodes, labels, origin = _cut(graph, names) if partitions > 1 else (graph.nodes, names, range(len(graph.nodes)))
+    counts = _counts(graph, partitions)
+    asked = [node.operator.partitions or 1 for node in graph.nodes if isinstance(node.operator, KeyBy)]
+    parted = max(*counts.values(), *asked, 1) > 1
+    nodes, labels, origin = _cut(graph, names) if parted else (graph.nodes, names, range(len(graph.nodes)))
     stages = tuple(_stage(graph, nodes, labels, origin, members) for members in _components(nodes))
     if len({stage.name for stage in stages}) < len(stages):
         raise TopologyError("two sub-topologies have one name: give a key_by a name of its own with name=")
     dead = {action.topic for stage in stages for place in stage.places for action in place.actions.values()}
-    return Plan(graph.name, graph.app, partitions, _ordered(stages), tuple(sorted(topic for topic in dead if topic)))
+    return Plan(
+        graph.name,
+        graph.app,
+        partitions if isinstance(partitions, int) else max(counts.values()),
+        _counted(_ordered(stages), counts),
+        tuple(sorted(topic for topic in dead if topic)),
+        counts,
+    )
+
+
+def _counts(graph: Graph, partitions: int | Mapping[str, int]) -> dict[str, int]:
+    """The partitions of each source topic."""
+    topics = sorted({node.source.topic for node in graph.nodes if node.source})
+    if isinstance(partitions, int):
+        partitions = dict.fromkeys(topics, partitions)
+    if missing := [topic for topic in topics if topic not in partitions]:
+        raise TopologyError(f"source {missing[0]!r}: nothing says how many partitions it has")
+    if few := [topic for topic in topics if partitions[topic] < 1]:
+        raise TopologyError(f"source {few[0]!r}: {partitions[few[0]]} partitions; at least 1")
+    return {topic: partitions[topic] for topic in topics}
+
+
+def _counted(stages: tuple[Stage, ...], counts: Mapping[str, int]) -> tuple[Stage, ...]:
+    """Each stage with its number of partitions (S45): that of its sources, else what its repartition topics need."""
+    made: list[Stage] = []
+    upstream: dict[str, int] = {}
+    asked: dict[str, int] = {}
+    for stage in stages:
+        sources = {inlet.topic: counts[inlet.topic] for inlet in stage.inlets if inlet.source is not None}
+        landings = [inlet.topic for inlet in stage.inlets if inlet.source is None]
+        told = {topic: asked[topic] for topic in landings if topic in asked}
+        if len(set(sources.values())) > 1 or (sources and set(told.values()) - set(sources.values())):
+            raise TopologyError(_unequal(sources, told))
+        if sources:
+            partitions = max(sources.values())
+        else:
+            partitions = max((told or {topic: upstream[topic] for topic in landings}).values())
+        made.append(replace(stage, partitions=partitions))
+        for place in stage.places:
+            if isinstance(place.operator, Cross):
+                upstream[place.operator.topic] = partitions
+                if place.operator.partitions is not None:
+                    asked[place.operator.topic] = place.operator.partitions
+    return tuple(made)
+
+
+def _unequal(sources: Mapping[str, int], told: Mapping[str, int]) -> str:
+    """What is wrong with topics that meet, and what to do."""
+    have = [f"{topic!r} has {count}" for topic, count in sources.items()]
+    want = [f"{topic!r} is to have {count}" for topic, count in told.items()]
+    what = f"topics that meet need equal numbers of partitions: {', '.join(have + want)}"
+    if len(set(sources.values())) == 1:
+        return f"{what}; leave out partitions=... there, since key_by takes the number of the topics it meets"
+    return f"{what}; make them equal, or let each get its key before they meet: a.key_by(f).merge(b.key_by(g))"
 
 
 def _check_topics(graph: Graph) -> None:
@@ -274,7 +374,7 @@ def _cut(graph: Graph, names: list[str]) -> tuple[list[Node], list[str], list[in
         if number in behind:
             base = _unused(node.name or names[behind[number]], bases)
             topic = f"{graph.app}-{base}-repartition"
-            nodes += [Node(Cross(topic), (len(nodes) - 1,)), Node(Landing(topic))]
+            nodes += [Node(Cross(topic, node.operator.partitions), (len(nodes) - 1,)), Node(Landing(topic))]
             labels += [_unused(f"{base}_repartition", taken), _unused(f"{base}_landing", taken)]
             origin += [number, number]
             moved[number] = len(nodes) - 1

@@ -54,6 +54,7 @@ class InputTime:
     def end(self) -> None:
         """The input has been read to its end: it counts as +inf (S49)."""
         self.ended = True
+        self.idle = False
         self.moves_to(END)
 
 
@@ -67,6 +68,11 @@ class Combined:
     inputs: tuple[tuple[InputTime, int], ...]
     watermark: int = START
     behind: set[int] = field(default_factory=set)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all inputs are idle, so that nobody moves W."""
+        return all(one.idle for one, _ in self.inputs)
 
     def refresh(self) -> bool:
         """Combine anew; whether the watermark moved."""
@@ -85,31 +91,6 @@ class Combined:
         if least is None or least <= self.watermark:
             return False
         self.watermark = least
-        return True
-
-
-class Mark(NamedTuple):
-    """What an upstream task says in band: it will send nothing older than `watermark` (S46)."""
-
-    task: int
-    incarnation: int
-    watermark: int
-    idle: bool = False
-
-
-@dataclass(slots=True)
-class Marks:
-    """The latest mark of every upstream task of a repartition topic."""
-
-    inputs: list[InputTime]
-    incarnations: list[int]
-
-    def heard(self, mark: Mark) -> bool:
-        """Take a mark over; False if it is from an incarnation that another has replaced."""
-        if mark.incarnation < self.incarnations[mark.task]:
-            return False
-        self.incarnations[mark.task] = mark.incarnation
-        self.inputs[mark.task].marked(mark.watermark, mark.idle)
         return True
 
 
@@ -152,8 +133,13 @@ def _checked(value: Any, event_time: Callable[[Any], Any], limit: int | None) ->
         raise InvalidTimestamp(f"event_time raised {type(error).__name__}: {error}") from error
     at = instant(stamp)
     if limit is not None and at > limit:
-        raise FutureTimestamp(f"the event time is {at - limit} ms beyond what max_future allows", at)
+        raise future(at, limit)
     return at
+
+
+def future(at: int, limit: int) -> FutureTimestamp:
+    """What is said of an event time beyond the limit."""
+    return FutureTimestamp(f"the event time is {at - limit} ms beyond what max_future allows", at)
 
 
 def merge(queues: Sequence[Sequence[int]], awaited: Sequence[bool]) -> list[int]:

@@ -29,13 +29,15 @@ from streamproc.core.batch import (
     Emit,
     Encode,
     Headers,
+    Mark,
     Position,
     Record,
     Refusal,
+    Said,
     Step,
 )
 from streamproc.core.errors import FutureTimestamp, InvalidTimestamp, TaskFailed
-from streamproc.core.operators import AnyRecord, Sink
+from streamproc.core.operators import AnyRecord, Cross, Sink
 from streamproc.core.plan import STAGES, Action, Stage
 from streamproc.core.progress import Combined, InputTime
 from streamproc.core.site import Failed, Site, Writer
@@ -47,7 +49,10 @@ MESSAGE, STACK = 1_000, 4_000
 
 
 class Input(NamedTuple):
-    """One partition that feeds a task: which inlet of the stage it belongs to, and its name."""
+    """What feeds a task with a watermark of its own: one partition of a source, or one upstream task.
+
+    `inlet` is the inlet of the stage it belongs to; behind a repartition topic `partition` is the upstream task.
+    """
 
     inlet: int
     topic: str
@@ -83,7 +88,8 @@ class Task:
         self.tallied: Counter[tuple[str, Any]] = Counter()
         self._undoable: tuple[list[Any], ...] = (*self.outs.values(), *self.crossings.values(), self.dead, self.noted)
         self.times = [InputTime() for _ in self.inputs]
-        self.offsets = [0 for _ in self.inputs]
+        self.offsets: dict[int, int] = {}
+        self.incarnations = [0 for _ in self.inputs]
         self.disorders = [inlet.source.disorder if inlet.source is not None else 0 for inlet in stage.inlets]
         self.domains = {
             place.domain: Combined(
@@ -100,6 +106,7 @@ class Task:
         for site in self.sites:
             site.children = tuple(self.sites[child] for child in site.place.children)
         self.stateful = [site for site in self.sites if site.place.stateful]
+        self.crosses = [site for site in self.sites if isinstance(site.operator, Cross)]
         self.entries = [self.sites[inlet.place] for inlet in stage.inlets]
         self.loops: list[Callable[..., None] | None] = [None for _ in stage.inlets]
         self.alone = False
@@ -116,30 +123,37 @@ class Task:
             self.times[decision.input].end()
         self.advance()
         self._walk(batch)
-        for number, offset in batch.positions.items():
-            self.offsets[number] = offset
-        return self._step()
+        self.offsets |= batch.positions
+        return self._step(len(batch))
 
     def _walk(self, batch: Batch) -> None:
-        """Take a batch record by record, marks and refusals where they stand."""
+        """Take a batch record by record, marks and refusals where they stand, of one place the refusals first."""
         start = 0
-        for stop in sorted({mark[0] for mark in batch.marks} | {refusal.before for refusal in batch.refusals}):
-            self._stretch(batch, start, stop)
-            for refusal in batch.refusals:
-                if refusal.before == stop:
-                    self._refuse(refusal)
-            for index, number, watermark in batch.marks:
-                if index == stop:
-                    self._hear(number, watermark)
-            start = stop
+        if batch.marks or batch.refusals:
+            stops: list[tuple[int, Refusal | Mark]] = [(refusal.before, refusal) for refusal in batch.refusals]
+            stops += [(mark.before, mark) for mark in batch.marks]
+            for stop, one in sorted(stops, key=lambda stop: stop[0]):
+                if stop > start:
+                    self._stretch(batch, start, stop)
+                    start = stop
+                if isinstance(one, Mark):
+                    self._hear(one)
+                else:
+                    self._refuse(one)
         self._stretch(batch, start, len(batch))
 
-    def _hear(self, number: int, watermark: int) -> None:
-        """An input's own watermark is said to be here, END where the input ends."""
-        if watermark == END:
-            self.times[number].end()
+    def _hear(self, mark: Mark) -> None:
+        """What is said of an input counts from here on, unless by an incarnation that another has replaced (S46)."""
+        time = self.times[mark.input]
+        if mark.incarnation < self.incarnations[mark.input]:
+            return
+        self.incarnations[mark.input] = mark.incarnation
+        if mark.watermark == END:
+            time.end()
+        elif mark.idle is None:
+            time.moves_to(mark.watermark)
         else:
-            self.times[number].moves_to(watermark)
+            time.marked(mark.watermark, mark.idle)
         self.advance()
 
     def _stretch(self, batch: Batch, start: int, stop: int) -> None:
@@ -163,13 +177,15 @@ class Task:
         inlet, time = self.inputs[number].inlet, self.times[number]
         inputs, times, end = batch.inputs, batch.times, start + 1
         timed = self.stage.inlets[inlet].source is not None
-        if timed and time.saw(times[start], self.disorders[inlet]):
-            self.advance()
-        if isinstance(inputs, int) and not timed:
+        if not timed:  # only marks move W, so records of other upstream tasks may stand between
+            if not isinstance(inputs, int) and len(self.stage.inlets) > 1:
+                while end < stop and self.inputs[inputs[end]].inlet == inlet:
+                    end += 1
+                return end
             return stop
-        while (
-            end < stop and (isinstance(inputs, int) or inputs[end] == number) and not (timed and times[end] > time.top)
-        ):
+        if time.saw(times[start], self.disorders[inlet]):
+            self.advance()
+        while end < stop and (isinstance(inputs, int) or inputs[end] == number) and times[end] <= time.top:
             end += 1
         return end
 
@@ -429,7 +445,7 @@ class Task:
 
     # what was done
 
-    def _step(self) -> Step:
+    def _step(self, records: int = 0) -> Step:
         counts = Counts()
         for (field, what), number in self.tallied.items():
             if number:
@@ -440,23 +456,30 @@ class Task:
             self.dead[:],
             counts,
             {site.place.name: site.combined.watermark for site in self.sites},
-            dict(enumerate(self.offsets)),
+            dict(self.offsets),
+            self.said(),
+            records,
         )
         self.tallied.clear()
         for rows in self._undoable:
             rows.clear()
         return step
 
+    def said(self) -> dict[str, Said]:
+        """What this task says of itself behind each repartition topic that it writes to (S46)."""
+        return {site.operator.topic: Said(site.combined.watermark, site.combined.idle) for site in self.crosses}
+
     def changes(self) -> list[Change]:
         """State that changed since the last commit."""
         return [change for site in self.stateful for cells in site.cells for change in cells.changes()]
 
     def position(self) -> dict[str, Any]:
-        """The position record, as plain data: where each input stands, and all of time (S14, S41)."""
+        """The position record, as plain data: where each inlet stands, and all of time (S14, S41)."""
         return {
+            "offsets": {self.stage.inlets[inlet].topic: offset for inlet, offset in sorted(self.offsets.items())},
             "inputs": {
-                f"{one.topic}/{one.partition}": [offset, time.top, time.watermark, time.idle, time.ended]
-                for one, offset, time in zip(self.inputs, self.offsets, self.times, strict=True)
+                f"{one.topic}/{one.partition}": [time.top, time.watermark, time.idle, time.ended, incarnation]
+                for one, time, incarnation in zip(self.inputs, self.times, self.incarnations, strict=True)
             },
             "domains": [[list(map(list, d)), c.watermark, sorted(c.behind)] for d, c in self.domains.items()],
         }
@@ -480,12 +503,14 @@ class Task:
         self._restore(self.settled)
 
     def _restore(self, settled: Mapping[str, Any] | None) -> None:
+        read = settled["offsets"] if settled is not None else {}
+        self.offsets = {n: read[inlet.topic] for n, inlet in enumerate(self.stage.inlets) if inlet.topic in read}
         known = settled["inputs"] if settled is not None else {}
         for number, one in enumerate(self.inputs):
-            offset, top, watermark, idle, ended = known.get(
-                f"{one.topic}/{one.partition}", (0, START, START, False, False)
+            top, watermark, idle, ended, incarnation = known.get(
+                f"{one.topic}/{one.partition}", (START, START, False, False, 0)
             )
-            self.offsets[number] = offset
+            self.incarnations[number] = incarnation
             time = self.times[number]
             time.top, time.watermark, time.idle, time.ended = top, watermark, idle, ended
         held = {

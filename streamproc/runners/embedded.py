@@ -376,9 +376,8 @@ def _from(run: Run, offset: int) -> Run:
     start = bisect_left(run.offsets, offset)
     if start == 0:
         return run
-    keys = None if run.keys is None else run.keys[start:]
-    headers = None if run.headers is None else run.headers[start:]
-    return Run(run.partition, run.offsets[start:], run.values[start:], keys, headers)
+    columns = {name: getattr(run, name) for name in ("offsets", "values", "keys", "headers", "stamps")}
+    return replace(run, **{name: column and column[start:] for name, column in columns.items()})
 
 
 @contextmanager

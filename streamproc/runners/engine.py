@@ -1,7 +1,7 @@
 """All tasks of a plan in one process, between a read and a commit.
 
-    offer(runs) --> feeds --> tasks --> Steps --> commit: rows, state, positions of all of them together
-                               └── crossings and marks --> feeds of the next stage
+    offer(runs) --> benches --> Steps --> commit: rows, state, positions of all of them together
+                      └── crossings and marks --> benches of the next stage
 
 What crosses a repartition topic is worked off before the commit; where it has to wait for another input, it is a part
 of its task's position, so nothing is ever left in such a topic between two commits.
@@ -10,20 +10,17 @@ of its task's position, so nothing is ever left in such a topic between two comm
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from streamproc.core.batch import START, Crossing, DeadLetter, Emit, Headers, Raw, Step
+from streamproc.core.batch import START, Crossing, DeadLetter, Emit, Headers, Said, Step
 from streamproc.core.errors import TopologyError
-from streamproc.core.feed import SLICE, Decoders, Feed, decoded, ended, landed, marked
-from streamproc.core.fuse import fuse
 from streamproc.core.partition import partition
-from streamproc.core.plan import Inlet, Plan, Stage
-from streamproc.core.site import Writer
+from streamproc.core.plan import Plan
 from streamproc.core.state import Store
-from streamproc.core.task import Input, Task
+from streamproc.core.task import Task
 from streamproc.ports import Commit, Run, Serde
+from streamproc.runners.bench import Bench, codecs_of
 
 
 class Worked(NamedTuple):
@@ -32,34 +29,6 @@ class Worked(NamedTuple):
     task: str
     step: Step
     records: int
-
-
-@dataclass(slots=True)
-class _Bench:
-    """A task with its feed: `queues` are its inlets in the order of S39, `awaited` says which may still deliver."""
-
-    name: str
-    number: int
-    stage: Stage
-    task: Task
-    feed: Feed
-    queues: tuple[Inlet, ...]
-    awaited: list[bool]
-    marked: dict[str, int] = field(default_factory=dict)
-
-    def waiting(self) -> dict[str, Any]:
-        """What crossed to this task and waits there while another inlet is awaited: a part of its position."""
-        topics = [inlet.topic for inlet in self.queues if inlet.source is None]
-        waits = {topic: kept for topic in topics if (kept := self.feed.waiting(self.queue(topic)))}
-        return {"waiting": waits} if waits else {}
-
-    def queue(self, topic: str) -> int:
-        """The number of the queue of a topic."""
-        return next(n for n, inlet in enumerate(self.queues) if inlet.topic == topic)
-
-    def input(self, topic: str, number: int) -> int:
-        """The number of the input that is this partition, or this upstream task."""
-        return next(n for n, one in enumerate(self.task.inputs) if one.topic == topic and one.partition == number)
 
 
 class Engine:
@@ -80,8 +49,6 @@ class Engine:
         with_stamps: bool = False,
     ) -> None:
         self.plan = plan
-        self.serde = serde
-        self._partition = lru_cache(maxsize=100_000)(lambda key: partition(key, plan.partitions))
         if not with_stamps:
             for inlet in plan.inlets:
                 if inlet.source is not None and inlet.source.event_time is None:
@@ -89,94 +56,48 @@ class Engine:
                         f"source {inlet.topic!r} has no event_time: JSON lines bear no timestamp of their own; "
                         "say event_time=lambda value: ..."
                     )
-        writer = Writer(serde.encode, serde.encode_key)
-        self._decoders = {
-            inlet.topic: Decoders(
-                serde.decoder(inlet.source.type).decode,
-                None if inlet.source.key is None else serde.key_decoder(inlet.source.key).decode,
-            )
-            for inlet in plan.inlets
-            if inlet.source is not None
-        }
-        self._benches: list[_Bench] = []
+        codecs = codecs_of(plan, serde)
+        self._benches: list[Bench] = []
+        self._reading: dict[str, list[Bench]] = {}
+        self._said: dict[tuple[str, str], Said] = {}
         for stage in plan.stages:
-            queues = tuple(sorted(stage.inlets, key=lambda inlet: inlet.topic))
-            for number in range(plan.partitions):
+            for number in range(stage.partitions):
                 name = f"{stage.name}/{number}"
-                inputs = [
-                    Input(stage.inlets.index(inlet), inlet.topic, each)
-                    for inlet in queues
-                    for each in ((number,) if inlet.source is not None else range(plan.partitions))
-                ]
-                task = Task(stage, inputs, stores(name), writer, positions(name))
-                if fused:
-                    fuse(task)
-                awaited = [inlet.source is not None and not _ended(task, inlet, number) for inlet in queues]
-                bench = _Bench(name, number, stage, task, Feed(len(queues)), queues, awaited)
-                for topic, waits in (task.settled or {}).get("waiting", {}).items():
-                    bench.feed.wait_again(bench.queue(topic), waits)
+                bench = Bench(plan, stage, number, codecs, stores(name), positions(name), fused=fused)
                 self._benches.append(bench)
+                for topic in bench.topics:
+                    self._reading.setdefault(topic, []).append(bench)
+        self._placed = {count: _placing(count) for count in (plan.partitions, *(s.partitions for s in plan.stages))}
         self._emits: dict[tuple[str, int], list[Emit]] = {}
         self._dead: list[DeadLetter] = []
 
     # in
 
-    def offer(self, topic: str, run: Run, now: int | None, stamps: list[int] | None = None) -> None:
+    def offer(self, topic: str, run: Run, now: int | None) -> None:
         """A run of messages of one partition is at hand; `now` is the clock in ms it was fetched at (S15)."""
-        for bench in self._reading(topic, run.partition):
-            queue = bench.queue(topic)
-            inlet = bench.queues[queue]
-            number = bench.input(topic, run.partition)
-            assert inlet.source is not None
-            for start in range(0, len(run.values), SLICE):
-                part = slice(start, start + SLICE)
-                raw = Raw(
-                    run.values[part],
-                    run.keys[part] if run.keys is not None else None,
-                    run.headers[part] if run.headers is not None else None,
-                )
-                one = decoded(
-                    number,
-                    inlet.source,
-                    self._decoders[topic],
-                    raw,
-                    run.offsets[part],
-                    now=now,
-                    stamps=None if stamps is None else stamps[part],
-                )
-                bench.feed.add(queue, one)
+        self._reading[topic][run.partition].offer(topic, run, now)
 
     def end(self, topic: str) -> None:
         """No more will come from a topic: the end stands behind the last message of each partition (S49)."""
-        for bench in self._reading(topic):
-            queue = bench.queue(topic)
-            if bench.awaited[queue] or not bench.task.times[bench.input(topic, bench.number)].ended:
-                bench.feed.add(queue, ended(bench.input(topic, bench.number)))
-                bench.awaited[queue] = False
+        for bench in self._reading[topic]:
+            bench.end(topic)
 
     def mark(self, topic: str, number: int, watermark: int) -> None:
         """The watermark of a partition is said to be here, behind all that is at hand; it never falls."""
-        for bench in self._reading(topic, number):
-            bench.feed.add(bench.queue(topic), marked(bench.input(topic, number), watermark))
+        self._reading[topic][number].mark(topic, watermark)
 
     def await_(self, topic: str, *, awaited: bool) -> None:
         """Whether a topic may have more than is at hand: lag above 0 or unknown, not 0 (S39)."""
-        for bench in self._reading(topic):
-            bench.awaited[bench.queue(topic)] = awaited
-
-    def _reading(self, topic: str, number: int | None = None) -> Iterator[_Bench]:
-        for bench in self._benches:
-            reads = any(inlet.topic == topic and inlet.source is not None for inlet in bench.queues)
-            if reads and (number is None or bench.number == number):
-                yield bench
+        for bench in self._reading[topic]:
+            bench.await_(topic, awaited=awaited)
 
     def hungry(self, topic: str) -> bool:
         """Whether a queue of this topic is empty, so that reading on may help."""
-        return any(not bench.feed.holds(bench.queue(topic)) for bench in self._reading(topic))
+        return any(bench.hungry(topic) for bench in self._reading[topic])
 
     def position(self, topic: str, number: int) -> int:
         """The next offset of a partition, as far as it has been processed."""
-        return min((b.task.offsets[b.input(topic, number)] for b in self._reading(topic, number)), default=0)
+        return self._reading[topic][number].offset(topic) or 0
 
     # through
 
@@ -186,40 +107,37 @@ class Engine:
         while moving:
             moving = False
             for bench in self._benches:
-                batch = bench.feed.next(bench.awaited)
-                if batch is None:
+                step = bench.work()
+                if step is None:
                     continue
                 moving = True
-                step = bench.task.step(batch)
                 self._take_over(bench, step)
-                yield Worked(bench.name, step, len(batch))
+                yield Worked(bench.name, step, step.records)
 
-    def _take_over(self, bench: _Bench, step: Step) -> None:
+    def _take_over(self, bench: Bench, step: Step) -> None:
+        place, many = self._placed[self.plan.partitions], self.plan.partitions
         for topic, rows in step.emits.items():
-            if self.plan.partitions == 1:
+            if many == 1:
                 self._emits.setdefault((topic, 0), []).extend(rows)
                 continue
             for emit in rows:
-                number = bench.number if emit.route is None else self._partition(emit.route)
+                number = bench.number % many if emit.route is None else place(emit.route)
                 self._emits.setdefault((topic, number), []).append(emit)
         self._dead += step.dead
-        for place in bench.stage.places:
-            if place.kind == "cross":
-                topic = place.operator.topic
-                self._cross(bench, topic, step.crossings.get(topic, []), step.watermarks[place.name])
+        for topic, said in step.said.items():
+            self._cross(bench, topic, step.crossings.get(topic, []), said)
 
-    def _cross(self, bench: _Bench, topic: str, rows: list[Crossing], watermark: int) -> None:
+    def _cross(self, bench: Bench, topic: str, rows: list[Crossing], said: Said) -> None:
         """Hand records to the next stage, and a mark behind them to every partition of the topic (S46)."""
-        moved = bench.marked.get(topic, START) < watermark
-        bench.marked[topic] = watermark
+        news = self._said.get((bench.name, topic), Said(START)) != said
+        self._said[bench.name, topic] = said
+        place = self._placed[len(self._reading[topic])]
         shares: dict[int, list[Crossing]] = {}
         for row in rows:
-            shares.setdefault(self._partition(row.route), []).append(row)
-        for after in self._benches:
-            lands = any(inlet.topic == topic and inlet.source is None for inlet in after.queues)
-            if lands and (moved or after.number in shares):
-                one = landed(after.input(topic, bench.number), shares.get(after.number, []), watermark)
-                after.feed.add(after.queue(topic), one)
+            shares.setdefault(place(row.route), []).append(row)
+        for after in self._reading[topic]:
+            if news or after.number in shares:
+                after.arrive(topic, bench.number, shares.get(after.number, []), said)
 
     # out
 
@@ -231,25 +149,22 @@ class Engine:
             emit = Emit(letter.key, letter.value, now, dead_letter_headers(letter, self.plan.hash), letter.key)
             commit.emits.setdefault((letter.topic, number), []).append(emit)
         for bench in self._benches:
-            if changes := bench.task.changes():
+            if changes := bench.changes():
                 commit.changes[bench.name] = changes
-            commit.positions[bench.name] = bench.task.position() | bench.waiting()
+            commit.positions[bench.name] = bench.position()
         return commit
 
     def committed(self, commit: Commit) -> list[DeadLetter]:
         """The transaction succeeded: the stores take over.  What became a dead letter is returned."""
         for bench in self._benches:
-            bench.task.committed(commit.changes.get(bench.name, ()), commit.positions[bench.name])
+            bench.committed(commit.changes.get(bench.name, ()), commit.positions[bench.name])
         dead, self._dead, self._emits = self._dead, [], {}
         return dead
 
     @property
     def ended(self) -> bool:
         """Whether every input of every task has ended and nothing waits."""
-        return all(
-            bench.task.ended and not any(bench.feed.holds(queue) for queue in range(len(bench.queues)))
-            for bench in self._benches
-        )
+        return all(bench.ended for bench in self._benches)
 
     def watermarks(self) -> dict[tuple[str, int], int]:
         """The watermark of each partition of each source."""
@@ -284,12 +199,9 @@ class Engine:
             yield bench.name, bench.task
 
 
-def _ended(task: Task, inlet: Inlet, number: int) -> bool:
-    return any(
-        time.ended
-        for one, time in zip(task.inputs, task.times, strict=True)
-        if one.topic == inlet.topic and one.partition == number
-    )
+def _placing(partitions: int) -> Callable[[bytes], int]:
+    """The partition of a key, with those that were asked for lately at hand."""
+    return lru_cache(maxsize=100_000)(lambda key: partition(key, partitions))
 
 
 def dead_letter_headers(letter: DeadLetter, plan: str) -> Headers:

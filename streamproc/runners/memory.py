@@ -66,7 +66,7 @@ class MemoryRunner:
         self._unpack = unpack
         self._fused = fused
         self._awaited = awaited
-        self._logs = {topic: [_Log() for _ in range(plan.partitions)] for topic in plan.sources}
+        self._logs = {topic: [_Log() for _ in range(count)] for topic, count in plan.counts.items()}
         self._since: list[Worked] = []
         self._cells: dict[str, dict[tuple[str, int, int], dict[KeyId, bytes]]] = {}
         self._positions: dict[str, bytes] = {}
@@ -155,8 +155,9 @@ class MemoryRunner:
             [message.value for message in found],
             [message.key for message in found],
             [message.headers for message in found],
+            stamps if len(stamps) == len(found) else None,
         )
-        self.engine.offer(topic, run, now, stamps if len(stamps) == len(found) else None)
+        self.engine.offer(topic, run, now)
 
     def _packed(self, change: Change) -> tuple[Change, dict[KeyId, bytes | None]]:
         return change, {key: None if entry is None else self._pack(entry) for key, entry in change.cells.items()}

@@ -99,9 +99,9 @@ class ObjectSerde:
 class TestDriver:
     """A topology on so many partitions, with everything about it in the hands of a test.
 
-    Each call processes what is at hand and commits it; with `autocommit=False` it waits for `commit`.  `clock` is the
-    instant of the reference clock for `max_future`; without one every timestamp is accepted.  `fused=False` keeps to
-    the plain meaning of every operator.
+    `partitions` may say it for each source topic.  Each call processes what is at hand and commits it; with
+    `autocommit=False` it waits for `commit`.  `clock` is the instant of the reference clock for `max_future`; without
+    one every timestamp is accepted.  `fused=False` keeps to the plain meaning of every operator.
     """
 
     __test__ = False
@@ -110,7 +110,7 @@ class TestDriver:
         self,
         topology: Topology,
         *,
-        partitions: int = 1,
+        partitions: int | Mapping[str, int] = 1,
         fused: bool = True,
         autocommit: bool = True,
         clock: When | None = None,
@@ -160,7 +160,7 @@ class TestDriver:
             raise StreamprocError(f"{topic!r} has ended: send before end(), or use another TestDriver")
         if spec.event_time is None and timestamp is None:
             raise StreamprocError(f"source {topic!r} has no event_time: say send({topic!r}, ..., timestamp=at(...))")
-        if partition is not None and not 0 <= partition < self.plan.partitions:
+        if partition is not None and not 0 <= partition < self.plan.counts[topic]:
             raise StreamprocError(f"there is no partition {partition}: say TestDriver(..., partitions={partition + 1})")
         stamp = None if timestamp is None else ms(timestamp)
         for value in values:
@@ -305,7 +305,7 @@ def message_of(serde: ObjectSerde, value: Any, key: Any) -> Message:
 
 def place_of(runner: MemoryRunner, topic: str, message: Message) -> int:
     """The partition a message goes to: that of its key, else n mod partitions for the n-th of its topic (S52)."""
-    many = runner.plan.partitions
+    many = runner.plan.counts[topic]
     return runner.messages(topic) % many if message.key is None else partition(message.key, many)
 
 

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 from streamproc import Topology
 from streamproc.adapters.codecs import JsonSerde
+from streamproc.core import batch as values
 from streamproc.core.batch import Batch, Step
 from streamproc.core.fuse import fuse
-from streamproc.core.plan import build
+from streamproc.core.plan import Plan, Stage, build
 from streamproc.core.site import Writer
 from streamproc.core.state import MemoryStore
 from streamproc.core.task import Input, Task
+from streamproc.runners.bench import Bench, codecs_of
 from tests.semantics.dense import Beat
 
 
@@ -59,6 +61,22 @@ def task_of(
     return task
 
 
+def bench_of(  # noqa: PLR0913 - each by name
+    plan: Plan,
+    stage: Stage,
+    number: int = 0,
+    *,
+    store: MemoryStore | None = None,
+    settled: Mapping[str, Any] | None = None,
+    stored: bool = True,
+    fused: bool = True,
+) -> Bench:
+    """One task of a plan with its feed, as it is hosted alone."""
+    codecs = codecs_of(plan, JsonSerde())
+    kept = MemoryStore() if store is None else store
+    return Bench(plan, stage, number, codecs, kept, settled, stored=stored, fused=fused)
+
+
 def batch_of(script: Script, start: int, stop: int) -> Batch:
     """A part of a script as one batch."""
     inputs: list[int] = []
@@ -66,7 +84,7 @@ def batch_of(script: Script, start: int, stop: int) -> Batch:
     offsets: list[int] = []
     for number, one in enumerate(script[start:stop], start):
         if isinstance(one, Mark):
-            batch.marks.append((len(inputs), one.input, one.watermark))
+            batch.marks.append(values.Mark(len(inputs), one.input, one.watermark))
             continue
         inputs.append(one.input)
         batch.values.append(Beat(one.at, one.key, 1, number))
@@ -74,7 +92,7 @@ def batch_of(script: Script, start: int, stop: int) -> Batch:
         offsets.append(number)
         assert batch.keys is not None
         batch.keys.append(None)
-        batch.positions[one.input] = number + 1
+        batch.positions[0] = number + 1
     batch.offsets = offsets
     if len(set(inputs)) == 1:
         batch.inputs = inputs[0]
@@ -97,4 +115,4 @@ def commit(task: Task) -> Mapping[str, Any]:
     return position
 
 
-__all__ = ["Input", "Mark", "Rec", "Script", "Step", "Task", "batch_of", "commit", "play", "task_of"]
+__all__ = ["Input", "Mark", "Rec", "Script", "Step", "Task", "batch_of", "bench_of", "commit", "play", "task_of"]

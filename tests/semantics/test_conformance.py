@@ -17,15 +17,15 @@ import msgspec
 import pytest
 
 from streamproc import Collect, Count, Hopping, Topology, TopologyError, Trailing, Tumbling, WindowResult
-from streamproc.core.batch import START, Batch
+from streamproc.core.batch import START, Batch, Said
+from streamproc.core.feed import Landed
 from streamproc.core.partition import partition
-from streamproc.core.progress import Combined, InputTime, Marks
-from streamproc.core.progress import Mark as Told
+from streamproc.core.plan import build
 from streamproc.core.windows import FixedWindow
 from streamproc.testing import TestDriver
 from tests.semantics.batch_job import Event, final_trailing
 from tests.semantics.dense import KEY, TS, Beat, ms, source
-from tests.semantics.scripts import Mark, Rec, Script, Step, commit, play, task_of
+from tests.semantics.scripts import Mark, Rec, Script, Step, bench_of, commit, play, task_of
 
 Case = dict[str, Any]
 FILE = Path(__file__).parent.parent / "data" / "conformance.jsonl"
@@ -200,17 +200,23 @@ def test_a_stamp_beyond_the_clock_is_refused_and_moves_nothing(case: Case) -> No
         ]
 
 
+@FUSED
+@AT_ONCE
 @cases("marks")
-def test_marks_of_upstream_tasks_combine(case: Case) -> None:
+def test_marks_of_upstream_tasks_combine(case: Case, at_once: bool, fused: bool) -> None:  # noqa: FBT001
     """The latest marks of all upstream tasks combine as inputs do; one of a lower incarnation is ignored."""
-    marks = Marks([InputTime() for _ in range(case["tasks"])], [0] * case["tasks"])
-    combined = Combined(tuple((one, 0) for one in marks.inputs))
-    seen: list[int | None] = []
-    for task, incarnation, watermark, idle in case["in"]:
-        marks.heard(Told(task, incarnation, watermark, idle))
-        combined.refresh()
-        seen.append(None if combined.watermark == START else combined.watermark)
-    assert seen == case["W"]
+    plan = build(plain(0).graph(), case["tasks"])
+    bench = bench_of(plan, plan.stages[-1], fused=fused)
+    (topic,) = bench.topics
+    rows = [Landed(n, task, inc, Said(w, idle)) for n, (task, inc, w, idle) in enumerate(case["in"])]
+    seen = []
+    for part in [rows] if at_once else [[row] for row in rows]:
+        bench.land(topic, part, part[-1].offset + 1)
+        step = bench.work()
+        assert step is not None
+        seen.append(None if step.watermarks["w"] == START else step.watermarks["w"])
+        assert bench.offset(topic) == part[-1].offset + 1
+    assert seen == (case["W"][-1:] if at_once else case["W"])
 
 
 # --- results ------------------------------------------------------------------------------------------------

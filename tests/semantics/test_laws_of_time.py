@@ -28,7 +28,7 @@ from tests.semantics.dense import (
     results,
     windowed,
 )
-from tests.semantics.scripts import Mark, Rec, commit, play, task_of
+from tests.semantics.scripts import Mark, Rec, batch_of, commit, play, task_of
 
 BOUNDS = st.integers(0, 20)
 
@@ -270,6 +270,6 @@ def test_idle_inputs_hold_nobody_and_never_turn_time_back(
             assert task.step(Batch(0, [], [], [])).watermarks["w"] == model.silent(idle[number])
         (step,) = play(task, [Rec(which, key, at)])
         assert step.watermarks["w"] == model.saw(which, at)
-    ending = task.step(Batch(0, [], [], [], marks=[(0, 0, END), (0, 1, END)]))
+    ending = task.step(batch_of([Mark(0, END), Mark(1, END)], 0, 2))
     assert ending.watermarks["w"] == END
     assert not any(cells.live() for site in task.stateful for cells in site.cells)

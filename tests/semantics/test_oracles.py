@@ -14,7 +14,7 @@ import pytest
 
 from streamproc.core.batch import END, Batch, DeadLetter
 from tests.semantics.real import ERROR, FIELDS, Departure, compare, compared, flat, oracles, topology_of
-from tests.semantics.scripts import task_of
+from tests.semantics.scripts import Mark, batch_of, task_of
 from tests.semantics.ways import WAYS, Letter, Lines, Ran, unzipped
 
 DATA_SETS = ("nycflights_jan_feb", "apache_logs", "nab_cloud")
@@ -130,7 +130,7 @@ def test_late_events_of_three_inputs(reference_data: Path, record_property: Call
             numbers = [inputs.index(event.origin) for event in part]
             batch = Batch(numbers, part, [event.ts for event in part], range(start, start + len(part)))
             take(ran, task.step(batch))
-        take(ran, task.step(Batch(0, [], [], [], marks=[(0, number, END) for number in range(len(inputs))])))
+        take(ran, task.step(batch_of([Mark(number, END) for number in range(len(inputs))], 0, len(inputs))))
         rows += compared(oracle, ran)
     record_property("rows", rows)
 

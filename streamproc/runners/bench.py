@@ -1,0 +1,250 @@
+"""One task with its feed: what it is given, what it makes of it, and what of that is to be committed.
+
+    offer, land, end, mark --> feed --work--> Step      changes, position --> a commit --> committed, or aborted
+
+It has no clock and waits for nothing.  The embedded engine has a bench for each task of a plan and lets records cross
+between them; where tasks are hosted one by one, what crosses is read back from a log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from streamproc.core.batch import Batch, Change, Crossing, Decision, Raw, Said, Step
+from streamproc.core.errors import StateError
+from streamproc.core.feed import SLICE, Decoders, Feed, Landed, decoded, ended, landed, marked, read_back
+from streamproc.core.fuse import fuse
+from streamproc.core.plan import Plan, Stage
+from streamproc.core.site import Writer
+from streamproc.core.state import Store
+from streamproc.core.task import Input, Task
+from streamproc.ports import Run, Serde
+
+
+class Codecs(NamedTuple):
+    """How values and keys become bytes, and the messages of each source topic values; the tasks of a plan share it."""
+
+    writer: Writer
+    decoders: Mapping[str, Decoders]
+
+
+def codecs_of(plan: Plan, serde: Serde) -> Codecs:
+    """The codecs of a plan."""
+    decoders = {
+        inlet.topic: Decoders(
+            serde.decoder(inlet.source.type).decode,
+            None if inlet.source.key is None else serde.key_decoder(inlet.source.key).decode,
+        )
+        for inlet in plan.inlets
+        if inlet.source is not None
+    }
+    return Codecs(Writer(serde.encode, serde.encode_key), decoders)
+
+
+class Bench:
+    """A task at work: `number` of a stage, with the state and the position record of its last commit.
+
+    With `stored`, repartition topics are logs that are read by offset, and awaited as sources are.  Else records cross
+    in memory, and those that wait here are a part of the position.  `fused=False` keeps to the plain meaning of every
+    operator.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what a task is made from
+        self,
+        plan: Plan,
+        stage: Stage,
+        number: int,
+        codecs: Codecs,
+        store: Store,
+        settled: Mapping[str, Any] | None,
+        *,
+        stored: bool = False,
+        fused: bool = True,
+    ) -> None:
+        self.name = f"{stage.name}/{number}"
+        self.stage = stage
+        self.number = number
+        self.stored = stored
+        self._decoders = codecs.decoders
+        upstream = {each.topic: each.tasks for each in plan.repartitions}
+        order = sorted(range(len(stage.inlets)), key=lambda inlet: stage.inlets[inlet].topic)
+        self._inlets = tuple(stage.inlets[inlet] for inlet in order)
+        self._queues = {inlet.topic: queue for queue, inlet in enumerate(self._inlets)}
+        self._first: dict[str, int] = {}
+        self._starts: dict[str, int] = {}
+        inputs: list[Input] = []
+        for inlet in order:
+            topic, source = stage.inlets[inlet].topic, stage.inlets[inlet].source
+            self._first[topic] = len(inputs)
+            inputs += [Input(inlet, topic, each) for each in ((number,) if source else range(upstream[topic]))]
+        self.task = Task(stage, inputs, store, codecs.writer, settled)
+        if fused:
+            fuse(self.task)
+        self._feed = Feed(order)
+        self._awaited: list[bool] = []
+        self._decisions: list[Decision] = []
+        self._landed: dict[str, list[int]] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is at hand but what waited at the last commit."""
+        self._feed.clear()
+        self._decisions = []
+        self._landed = {
+            inlet.topic: [self.task.incarnations[number] for number in self._numbers(inlet.topic)]
+            for inlet in self._inlets
+            if inlet.source is None
+        }
+        self._awaited = [
+            (inlet.source is not None or self.stored)
+            and not all(self.task.times[number].ended for number in self._numbers(inlet.topic))
+            for inlet in self._inlets
+        ]
+        for topic, waits in (self.task.settled or {}).get("waiting", {}).items():
+            self._feed.wait_again(self._queues[topic], waits)
+
+    def _numbers(self, topic: str) -> list[int]:
+        """The numbers of the inputs of a topic: its partition, or all upstream tasks."""
+        return [number for number, one in enumerate(self.task.inputs) if one.topic == topic]
+
+    # in
+
+    def begin(self, topic: str, offset: int) -> None:
+        """Where reading of a topic begins as long as nothing of it has been processed."""
+        self._starts[topic] = offset
+
+    def offer(self, topic: str, run: Run, now: int | None) -> None:
+        """A run of messages of this task's partition of a source; `now` is the clock in ms it was fetched at (S15)."""
+        queue, number = self._queues[topic], self._first[topic]
+        spec = self._inlets[queue].source
+        assert spec is not None
+        count = len(run.values)
+        for start in range(0, count or 1, SLICE):
+            part = slice(start, start + SLICE)
+            raw = Raw(
+                run.values[part],
+                run.keys[part] if run.keys is not None else None,
+                run.headers[part] if run.headers is not None else None,
+            )
+            one = decoded(
+                number,
+                spec,
+                self._decoders[topic],
+                raw,
+                run.offsets[part],
+                now=now,
+                stamps=None if run.stamps is None else run.stamps[part],
+                appended=run.appended,
+                next_offset=run.next_offset if start + SLICE >= count else None,
+            )
+            self._feed.add(queue, one)
+
+    def land(self, topic: str, rows: Sequence[Landed], next_offset: int) -> None:
+        """Records and marks as they stand in this task's partition of a repartition topic (S46).
+
+        Like a run of a source, it may be empty and only say where to read on.  StateError where an upstream task
+        speaks that there should not be.
+        """
+        landed_, first = self._landed[topic], self._first[topic]
+        if any(row.task >= len(landed_) for row in rows):
+            raise StateError(
+                f"{topic}/{self.number} has records of more than {len(landed_)} upstream tasks: their input had more "
+                "partitions once. Use another app name, or begin anew"
+            )
+        for start in range(0, len(rows) or 1, SLICE):
+            part = rows[start : start + SLICE]
+            behind = next_offset if start + SLICE >= len(rows) else part[-1].offset + 1
+            self._feed.add(self._queues[topic], read_back(first, part, landed_, behind))
+
+    def arrive(self, topic: str, task: int, crossings: Sequence[Crossing], said: Said) -> None:
+        """Records that an upstream task sent here in memory, with its mark behind them."""
+        self._feed.add(self._queues[topic], landed(self._first[topic] + task, crossings, said))
+
+    def mark(self, topic: str, watermark: int) -> None:
+        """The watermark of a source is said to be here, behind all that is at hand; it never falls."""
+        self._feed.add(self._queues[topic], marked(self._first[topic], watermark))
+
+    def end(self, topic: str) -> None:
+        """No more will come from a source: its end stands behind its last message (S49)."""
+        queue, number = self._queues[topic], self._first[topic]
+        if self._awaited[queue] or not self.task.times[number].ended:
+            self._feed.add(queue, ended(number))
+            self._awaited[queue] = False
+
+    def await_(self, topic: str, *, awaited: bool) -> None:
+        """Whether a topic may have more than is at hand: lag above 0 or unknown, not 0 (S39)."""
+        self._awaited[self._queues[topic]] = awaited
+
+    def decide(self, decision: Decision) -> None:
+        """What a clock or the outside decided; the next step takes it in, before any record."""
+        self._decisions.append(decision)
+
+    # what there is
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Every topic that is read here, in the order that breaks ties."""
+        return tuple(self._queues)
+
+    def input(self, topic: str) -> int:
+        """The number of the input that is this task's partition of a source."""
+        return self._first[topic]
+
+    def holds(self, topic: str) -> int:
+        """How many records, refusals and marks of a topic wait to be taken."""
+        return self._feed.holds(self._queues[topic])
+
+    def hungry(self, topic: str) -> bool:
+        """Whether nothing of a topic waits, so that reading on may help."""
+        return not self.holds(topic)
+
+    def offset(self, topic: str) -> int | None:
+        """The next offset of a topic, as far as it has been processed; before anything was, that of `begin` or None."""
+        inlet = self.stage.inlets.index(self._inlets[self._queues[topic]])
+        return self.task.offsets.get(inlet, self._starts.get(topic))
+
+    @property
+    def ended(self) -> bool:
+        """Whether every input has ended and nothing waits."""
+        return self.task.ended and not any(map(self.holds, self._queues))
+
+    # through
+
+    def work(self) -> Step | None:
+        """One step over what is at hand and was decided, None if there is nothing that may be taken."""
+        batch = self._feed.next(self._awaited)
+        if batch is None:
+            if not self._decisions:
+                return None
+            batch = Batch(0, [], [], [])
+        decisions, self._decisions = self._decisions, []
+        return self.task.step(batch, decisions)
+
+    # out
+
+    def said(self) -> dict[str, Said]:
+        """What this task says of itself now behind each repartition topic that it writes to (S46)."""
+        return self.task.said()
+
+    def changes(self) -> list[Change]:
+        """State that changed since the last commit."""
+        return self.task.changes()
+
+    def position(self) -> dict[str, Any]:
+        """The position record, as plain data: what `settled` is to be after a commit that covers the work so far."""
+        position = self.task.position()
+        if not self.stored:
+            topics = [inlet.topic for inlet in self._inlets if inlet.source is None]
+            if waits := {topic: kept for topic in topics if (kept := self._feed.waiting(self._queues[topic]))}:
+                position["waiting"] = waits
+        return position
+
+    def committed(self, changes: Iterable[Change], position: Mapping[str, Any]) -> None:
+        """The commit of these changes succeeded."""
+        self.task.committed(changes, position)
+
+    def aborted(self) -> None:
+        """The commit failed: back to the last one, with nothing at hand.  Each topic is read again from `offset` on."""
+        self.task.aborted()
+        self._begin()
