@@ -161,7 +161,7 @@ def simulated(body: Coroutine[Any, Any, None], seed: int = 0) -> None:
     """Run in a world whose time is only counted; an exception that nobody saw is an error too."""
     with running(Loop(seed)) as loop:
         loop.run_until_complete(body)
-        assert loop.unseen == []
+        assert loop.unseen() == []
 
 
 def scene(**answers: list[Any]) -> Scene:
@@ -617,7 +617,7 @@ def in_a_world(act: Callable[[World], Coroutine[Any, Any, None]], seed: int, wea
     """Let a world pass; a number over all that happened in it."""
     with running(Loop(seed)) as loop:
         loop.run_until_complete(act(World(loop, seed, weather)))
-        assert loop.unseen == []
+        assert loop.unseen() == []
         return loop.trace
 
 
