@@ -7,6 +7,7 @@
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
+BROKER_PORT ?= 9092
 DEMO ?= topologies.flights:topology --input departures=topologies/data/flights.jsonl.gz --state demo.sqlite
 
 BIN := .venv/bin
@@ -18,13 +19,13 @@ EXAMPLES := $(filter-out %/__init__.py topologies/test_%,$(wildcard topologies/*
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format types check mutants bench clean
+.PHONY: help demo test lint format types check mutants bench broker clean
 
 help:
 	@echo 'make demo     run the example on its own data      make mutants  every planted bug must be caught'
 	@echo 'make test     all tests                            make bench    how fast, with how it was measured'
 	@echo 'make check    lint, types, tests: what CI runs     make clean    remove what make made'
-	@echo 'make lint | format | types'
+	@echo 'make broker   a Kafka on this machine, by java and mvn      make lint | format | types'
 
 demo: .venv/cli
 	@rm -f demo.sqlite demo.sqlite-*
@@ -52,6 +53,9 @@ mutants: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m bench
+
+broker: # no need of .venv
+	@$(PYTHON) tests/kafka/brokers.py --port $(BROKER_PORT)
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

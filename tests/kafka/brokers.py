@@ -32,10 +32,11 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 from types import FrameType
-from typing import Self
+from typing import Protocol, Self
 
 VERSIONS = ("3.9.1", "4.1.2", "4.4.0")
 """Versions that are known to start this way; others may."""
@@ -304,6 +305,9 @@ class KafkaProcess:
             )
 
     def _launch(self, command: list[str]) -> None:
+        with suppress(OSError):
+            os.close(hold(self.folder))
+            raise BrokerError(f"a broker runs already in {self.folder}")
         pipe = self.folder / "lifeline"
         pipe.unlink(missing_ok=True)
         os.mkfifo(pipe, 0o600)
@@ -439,6 +443,31 @@ def shared(meeting: Path, version: str) -> Iterator[str]:
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     note.unlink(missing_ok=True)  # the last one: whoever comes now starts another
                 os.close(lifeline)
+
+
+# -------------------------------------------------------------------------------------------------- what fixtures give
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """Where the broker of this run is, and its version as far as it is known."""
+
+    bootstrap: str
+    version: str
+
+
+class OwnKafka(Protocol):
+    """Makes a broker for one test, with the arguments of `KafkaProcess`; it is started unless `start` is false."""
+
+    def __call__(
+        self,
+        version: str | None = None,
+        *,
+        port: int | None = None,
+        advertised_port: int | None = None,
+        properties: Mapping[str, object] | None = None,
+        start: bool = True,
+    ) -> KafkaProcess: ...
 
 
 # ------------------------------------------------------------------------------------------------------------ by hand

@@ -11,35 +11,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from tests.kafka.brokers import KafkaProcess, default_version, missing, shared
-
-
-@dataclass(frozen=True)
-class Kafka:
-    """Where the broker of this run is, and its version as far as it is known."""
-
-    bootstrap: str
-    version: str
-
-
-class OwnKafka(Protocol):
-    """Makes a broker for one test, with the arguments of `KafkaProcess`; it is started unless `start` is false."""
-
-    def __call__(
-        self,
-        version: str | None = None,
-        *,
-        port: int | None = None,
-        advertised_port: int | None = None,
-        properties: Mapping[str, object] | None = None,
-        start: bool = True,
-    ) -> KafkaProcess: ...
+from tests.kafka.brokers import Kafka, KafkaProcess, OwnKafka, default_version, missing, shared
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
