@@ -485,8 +485,9 @@ def main(arguments: list[str] | None = None) -> int:
     say = sys.stdout.write
     say(f"Kafka {asked.version} is starting ...\n")
     sys.stdout.flush()
-    signal.signal(signal.SIGTERM, _interrupt)
-    properties = dict(each.split("=", 1) for each in asked.property)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _interrupt)
+    properties = dict(setting.split("=", 1) for setting in asked.property)
     broker = KafkaProcess(asked.version, port=asked.port, properties=properties, folder=folder)
     try:
         broker.start()
