@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, Literal, cast
 
@@ -59,7 +60,8 @@ HANGS = object()
 class Scripted:
     """A coordinator of one member, which says what it was told to say next, and yes when it was told nothing.
 
-    An exception is raised, anything else returned; `calls` are time, name and what was said.
+    An exception is raised, a number of seconds passes before the usual answer, anything else is returned.  `calls` are
+    time, name and what was said.
     """
 
     answers: dict[str, list[Any]] = field(default_factory=dict)
@@ -72,6 +74,9 @@ class Scripted:
         answer = self.answers[name].pop(0) if self.answers.get(name) else None
         if answer is HANGS:
             await asyncio.Event().wait()
+        if isinstance(answer, float):
+            await asyncio.sleep(answer)
+            answer = None
         if isinstance(answer, Exception):
             raise answer
         return usual() if answer is None else answer
@@ -307,7 +312,7 @@ SILENCE = [
 ]
 
 
-@pytest.mark.parametrize("silence", SILENCE, ids=str)
+@pytest.mark.parametrize("silence", SILENCE, ids=lambda silence: "hangs" if silence is HANGS else str(silence))
 def test_a_short_silence_is_nothing(silence: object) -> None:
     """Heartbeats that do not get through are repeated; one that does makes up for them."""
     one = scene(heartbeat=[None, silence, None])
@@ -316,13 +321,39 @@ def test_a_short_silence_is_nothing(silence: object) -> None:
     assert len(one.coordinator.said("join")) == 1
 
 
-@pytest.mark.parametrize("silence", SILENCE, ids=str)
+@pytest.mark.parametrize("silence", SILENCE, ids=lambda silence: "hangs" if silence is HANGS else str(silence))
 def test_who_is_not_heard_for_a_session_has_lost_everything(silence: object) -> None:
     """The broker gives the tasks to others after that time, so they are stopped by then, within one heartbeat."""
     one = scene(heartbeat=[None] + [silence] * 100)
     one.play(8.0)
     assert one.listener.heard[:2] == [("assigned", TASKS), ("lost", TASKS)]
     assert 0.5 + SESSION <= one.listener.times[1] <= 0.5 + SESSION + 0.5
+
+
+def test_a_session_is_counted_from_what_the_group_has_heard() -> None:
+    """A heartbeat whose answer takes long was sent long ago, and the group may have heard it then."""
+    one = scene(heartbeat=[1.9] + [Unsent("no connection")] * 100)
+    one.play(8.0)
+    assert one.listener.heard[:2] == [("assigned", TASKS), ("lost", TASKS)]
+    assert 0.5 + SESSION <= one.listener.times[1] <= 0.5 + SESSION + 0.5
+
+
+def test_an_assignment_that_comes_too_late_is_not_believed() -> None:
+    """After a session without a word the group has given the tasks to others: to begin with them would fence those."""
+    one = scene(sync=[SESSION + 1.0], join=[None, refused(Code.UNKNOWN_MEMBER_ID)])
+    one.play(7.3)
+    assert one.coordinator.times("join") == [0.0, 7.05, 7.15]
+    assert [member for member, _ in one.coordinator.said("join")] == ["", "m1", ""]
+    assert one.listener.heard == [("assigned", TASKS)]
+    assert one.listener.times == [7.15]
+
+
+def test_pauses_begin_anew_after_a_generation_that_was() -> None:
+    """Only failures in a row make them longer."""
+    not_yet = Unsent("no connection")
+    one = scene(join=[not_yet, not_yet, not_yet, None, None], heartbeat=[refused(Code.UNKNOWN_MEMBER_ID)])
+    one.play(1.0)
+    assert one.coordinator.times("join") == [0.0, 0.05, 0.15, 0.35, 0.9]
 
 
 def test_joining_is_tried_again_and_again() -> None:
@@ -402,23 +433,10 @@ def test_a_fenced_task_is_asked_for_and_taken_again_only_if_given() -> None:
 
 def test_an_assignment_made_before_a_task_was_fenced_does_not_bring_it_back() -> None:
     """Its leader believed the claim; only the next round knows better."""
-
-    async def slow() -> bytes:
-        await asyncio.sleep(1.0)
-        return share(A, B)
-
-    one = scene(heartbeat=[refused(Code.REBALANCE_IN_PROGRESS)])
-    usual = one.coordinator.sync
-
-    async def sync(membership: Membership, generation: int, member: str, shares: Mapping[str, bytes]) -> bytes:
-        answer = await usual(membership, generation, member, shares)
-        return await slow() if generation == 2 else answer
-
-    one.coordinator.sync = sync  # type: ignore[assignment, method-assign]
-    one.coordinator.answers["sync"] = [share(A, B), None, share(A, B)]
+    one = scene(heartbeat=[refused(Code.REBALANCE_IN_PROGRESS)], sync=[None, 1.0])
     one.play(5.0, (1.0, lambda: one.member.fenced(A)))
-    assert [claim.tasks for _, claim in one.coordinator.said("join")] == [(), (A, B), (B,)]
-    assert one.listener.heard == [("assigned", (A, B)), ("assigned", (A,))]
+    assert [claim.tasks for _, claim in one.coordinator.said("join")] == [(), (A, B, C), (B, C)]
+    assert one.listener.heard == [("assigned", TASKS), ("assigned", (A,))]
     assert one.listener.times == [0.0, 1.6]
 
 
@@ -489,16 +507,16 @@ def test_leaving_does_not_wait_for_a_rebalance() -> None:
 
 
 def test_a_run_that_is_cancelled_is_cancelled() -> None:
-    """Cancelling is not taken for leaving."""
+    """It is not taken for leaving, not even if both are asked for at once."""
     one = scene()
 
     async def body() -> None:
         run = asyncio.get_running_loop().create_task(one.member.run())
         await asyncio.sleep(1.2)
         run.cancel()
+        await one.member.leave()
         with pytest.raises(asyncio.CancelledError):
             await run
-        await one.member.leave()
 
     simulated(body())
     assert one.coordinator.said("leave") == ["m1"]
@@ -537,13 +555,18 @@ class Node:
         self.working.clear()
         await self.member.leave()
 
+    def fence(self, task: TaskId) -> None:
+        """Find that somebody else writes as this task."""
+        self.working.discard(task)
+        self.member.fenced(task)
+
     def assigned(self, tasks: tuple[TaskId, ...]) -> None:
         self.world.check(self, tasks)
         self.working.update(tasks)
 
     async def revoked(self, tasks: tuple[TaskId, ...]) -> None:
-        await asyncio.sleep(self.world.random.choice([0.0, 0.3, 4.0]))
         assert self.working.issuperset(tasks)
+        await asyncio.sleep(self.world.random.choice([0.0, 0.3, 4.0]))
         self.working.difference_update(tasks)
 
     def lost(self, tasks: tuple[TaskId, ...]) -> None:
@@ -649,6 +672,35 @@ def test_a_group_settles_after_each_change_in_two_rounds(seed: int) -> None:
     in_a_world(act, seed)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_a_group_settles_after_many_changes_at_once(seed: int) -> None:
+    """Whatever happens while it rebalances: no task has two owners in a generation, and in the end each has one."""
+
+    async def act(world: World) -> None:
+        world.owners = "generation"
+        for _ in range(12):
+            what = world.random.choice(["start", "start", "start", "stop", "kill", "freeze", "fence"])
+            node = world.random.choice(world.alive) if world.alive else None
+            if node is None or (what == "start" and len(world.alive) < 5):
+                world.start()
+            elif what == "stop":
+                node.process.start(node.stop())
+            elif what == "kill":
+                node.process.kill()
+            elif what == "freeze":
+                node.process.after(
+                    world.random.randrange(40), partial(node.process.freeze, world.random.choice(FREEZES))
+                )
+            elif node.working and not node.process.frozen:
+                node.fence(world.random.choice(sorted(node.working)))
+            await asyncio.sleep(world.random.choice([0.0, 0.01, 0.3, 2.0, 8.0]))
+        await asyncio.sleep(2 * QUIET)
+        world.assert_settled()
+
+    in_a_world(act, seed)
+
+
+FREEZES = [1.0, 5.0, 7.0, 30.0]
 STORM = Weather(
     latency=0.01, slow_requests=0.05, slow_answers=0.05, tail=(1.0, 20.0), lost_requests=0.05, lost_answers=0.05
 )

@@ -208,6 +208,8 @@ class GroupMember:
         self.heard_at = self._now()
         shares = self._shares(joined) if joined.leader == joined.member else {}
         share = await self._broker.sync(self._membership, joined.generation, joined.member, shares)
+        if self._unheard():  # this process stood still, or the answer was long on its way: it may be worth nothing now
+            raise Unanswered("the assignment came too late")
         self.heard_at = self._now()
         self.generation = joined.generation
         self._settle(claim, decode_share(share))
@@ -266,8 +268,9 @@ class GroupMember:
         except TimeoutError:
             if not limit.expired():
                 raise
-            self._tell(f"not closed within {seconds:g} s: {listed(tasks)}")
-            self._listener.lost(tasks)
+            late = tuple(task for task in tasks if task in self._owned)
+            self._tell(f"not closed within {seconds:g} s: {listed(late)}")
+            self._listener.lost(late)
         self._owned.difference_update(tasks)
         self.rejoin()
 
