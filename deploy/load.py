@@ -1,7 +1,7 @@
 """A web site's log of some day, sent to Kafka as if it happened now: `python deploy/load.py --rate 200`.
 
-The lines of the example's data, over and over.  In them the second of the minute is how far a line is out of order; here
-it becomes how long ago it was, so that event time goes with the clock and is as disordered as it was.
+The lines of the example's data, over and over.  In them the second of the minute is how far a line is out of order;
+here it becomes how long ago it was, so that event time goes with the clock and is as disordered as it was.
 """
 
 # ruff: noqa: INP001 - a program that is found by its path
