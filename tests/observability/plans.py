@@ -31,6 +31,7 @@ class Stage:
     places: tuple[Node, ...]
     inlets: tuple[Inlet, ...]
     name: str = "clicks"
+    partitions: int = 2
 
 
 @dataclass(frozen=True)

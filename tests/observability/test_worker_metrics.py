@@ -60,13 +60,13 @@ def test_nothing_is_owned_before_the_group_says_so() -> None:
 def test_topics_between_stages_are_read_too() -> None:
     """A repartition topic is owned and read like any other, but its records cannot come from the future."""
     first = Stage((Node("source_clicks"),), (Inlet("clicks", 0),))
-    second = Stage((Node("landing"),), (Inlet("orders-landing-repartition", 0),), "landing")
+    second = Stage((Node("landing"),), (Inlet("orders-landing-repartition", 0),), "landing", 3)
     observer = PrometheusObserver("orders", CollectorRegistry(), Worker(kafka=True))
     observer.planned(Plan((first, second)))
     observer.happened(Ownership("assigned", ["landing/1"], {"orders-landing-repartition": [1]}))
     got = scrape(observer)
     assert got["streamproc_assigned_partitions"] == {("clicks",): 0, ("orders-landing-repartition",): 1}
-    assert got["streamproc_topic_partitions"] == {("clicks",): 2, ("orders-landing-repartition",): 2}
+    assert got["streamproc_topic_partitions"] == {("clicks",): 2, ("orders-landing-repartition",): 3}
     assert set(got["streamproc_future_records_total"]) == {("clicks",)}
 
 
@@ -247,7 +247,7 @@ def test_a_large_worker_stays_below_two_thousand_series() -> None:
     nodes = tuple(
         Node(f"node_{n}", windowed=n < 4, stateful=n < 6, reasons={"processing_error": "skip"}) for n in range(20)
     )
-    stages = tuple(Stage(nodes[5 * n : 5 * n + 5], (Inlet(f"topic-{n}", 0),), f"stage_{n}") for n in range(4))
+    stages = tuple(Stage(nodes[5 * n : 5 * n + 5], (Inlet(f"topic-{n}", 0),), f"stage_{n}", 16) for n in range(4))
     plan = Plan(stages, sources=("topic-0", "topic-1"), sinks=tuple(f"out-{n}" for n in range(6)), partitions=16)
     counts = []
     for per_partition in (True, False):

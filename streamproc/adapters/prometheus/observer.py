@@ -149,20 +149,9 @@ class PrometheusObserver:
         worker = self._worker
         information = self._instruments.gauges["streamproc_topology_info"]
         information.at(plan.hash, worker.guarantee, worker.backend, worker.mode).set(1)
-        for topic in plan.sources:
-            self._future.at(topic)
-        for topic in self._read_topics(plan):
-            self._plan_input(topic, plan.partitions)
-        for topic in (*plan.sinks, *plan.dead_letters):
-            self._produced_records.at(topic)
-            self._produced_bytes.at(topic)
-        for topic in plan.dead_letters:
-            self._dlq.at(topic)
-        for topic in plan.sinks:
-            self._instruments.latencies.at(topic)
         for stage in plan.stages:
-            self._topics |= {stage.places[inlet.place].name: inlet.topic for inlet in stage.inlets}
-        self._unmeasured = frozenset((*plan.dead_letters, *self._topics.values()))
+            self._plan_inlets(plan, stage)
+        self._plan_outputs(plan)
         for node in plan.nodes:
             self._plan_node(node)
             if not self._worker.kafka:
@@ -170,11 +159,24 @@ class PrometheusObserver:
         if self._group is not None:
             self._group.planned(stage.name for stage in plan.stages)
 
-    def _read_topics(self, plan: Any) -> Sequence[str]:
-        """What is read: on Kafka the topics between stages too."""
-        if not self._worker.kafka:
-            return tuple(plan.sources)
-        return sorted({inlet.topic for stage in plan.stages for inlet in stage.inlets})
+    def _plan_inlets(self, plan: Any, stage: Any) -> None:
+        """What a stage reads; what crosses between stages exists in memory only where there is no Kafka."""
+        for inlet in stage.inlets:
+            self._topics[stage.places[inlet.place].name] = inlet.topic
+            if inlet.topic in plan.sources:
+                self._future.at(inlet.topic)
+            if self._worker.kafka or inlet.topic in plan.sources:
+                self._plan_input(inlet.topic, stage.partitions)
+
+    def _plan_outputs(self, plan: Any) -> None:
+        for topic in (*plan.sinks, *plan.dead_letters):
+            self._produced_records.at(topic)
+            self._produced_bytes.at(topic)
+        for topic in plan.dead_letters:
+            self._dlq.at(topic)
+        for topic in plan.sinks:
+            self._instruments.latencies.at(topic)
+        self._unmeasured = frozenset((*plan.dead_letters, *self._topics.values()))
 
     def _plan_input(self, topic: str, partitions: int) -> None:
         self._consumed_records.at(topic)
