@@ -11,7 +11,7 @@ by).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -141,19 +141,28 @@ def merge(blocks: Iterable[bytes], *, keep_removals: bool) -> bytes | None:
 
 def _is_plain(value: Any) -> bool:
     """Whether MessagePack alone keeps all of it: asked of whole levels, for a state block has 100,000 values."""
-    level: list[Any] = [value]
-    for _ in range(8):
-        types = set(map(type, level))
+    lists: list[list[Any]] = [[value]]
+    dicts: list[dict[Any, Any]] = []
+    for _ in range(9):
+        types = set(map(type, _beneath(lists, dicts)))
         if types <= _SCALARS:
             return True
         if not types <= _PLAIN:
             return False
+        level = list(_beneath(lists, dicts))
         dicts = [each for each in level if type(each) is dict] if dict in types else []
         if not set(map(type, chain.from_iterable(dicts))) <= _KEYS:
             return False
         lists = level if types == {list} else [each for each in level if type(each) is list]
-        level = list(chain(chain.from_iterable(lists), chain.from_iterable([each.values() for each in dicts])))
     return False
+
+
+def _beneath(lists: list[list[Any]], dicts: list[dict[Any, Any]]) -> Iterator[Any]:
+    """What is in lists and dicts: in one of them, gone through as fast as can be, if all are of one kind."""
+    if not dicts:
+        return chain.from_iterable(lists)
+    values = chain.from_iterable(map(dict.values, dicts))
+    return chain(chain.from_iterable(lists), values) if lists else values
 
 
 def _packed(value: Any) -> bytes:
@@ -550,17 +559,18 @@ _MADE: Mapping[int, tuple[type, Callable[[Any], Any]]] = {
 
 def _untagged(code: int, packed: memoryview) -> Any:
     """What an Ext stands for."""
+    made = _MADE.get(code)
+    if made is not None:
+        expected, make = made
+        parts = _decode(packed)
+        if type(parts) is not expected:
+            raise ValueError("a part of another kind than its tag says")
+        return make(parts)
     if code == _BIG:
         return int.from_bytes(packed, "big", signed=True)
     if code == _TEXT:
         return bytes(packed).decode("utf-8", "surrogatepass")
-    if code not in _MADE:
-        raise StateError(f"stored state has a part of unknown kind {code}: it is damaged, or of a newer streamproc")
-    expected, make = _MADE[code]
-    parts = _decode(packed)
-    if type(parts) is not expected:
-        raise ValueError("a part of another kind than its tag says")
-    return make(parts)
+    raise StateError(f"stored state has a part of unknown kind {code}: it is damaged, or of a newer streamproc")
 
 
 _decode = msgspec.msgpack.Decoder(ext_hook=_untagged).decode
