@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 from aiokafka.protocol.fetch import FetchRequest_v11
 from aiokafka.protocol.group import JoinGroupRequest_v5, MemberAssignment, ProtocolMetadata, SyncGroupRequest_v3
-from aiokafka.protocol.offset import OffsetRequest_v3
 from aiokafka.protocol.produce import ProduceRequest_v8
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest_v0,
@@ -23,8 +22,8 @@ from aiokafka.protocol.transaction import (
     TxnOffsetCommitRequest_v0,
 )
 
-from streamproc.adapters.kafka.cluster import ASK, Cluster
-from streamproc.adapters.kafka.connections import Access, Connections, Endpoint, Purpose
+from streamproc.adapters.kafka.cluster import Cluster
+from streamproc.adapters.kafka.connections import Access, Connections, Endpoint, Line, Purpose
 from streamproc.adapters.kafka.records import CODECS, Compression, packed, prove_bounds, unpacked
 from streamproc.adapters.kafka.requests import (
     NO_TAGS,
@@ -35,6 +34,7 @@ from streamproc.adapters.kafka.requests import (
     OffsetFetch,
     Spoken,
 )
+from streamproc.adapters.kafka.shapes import by_topic, check, flat
 from streamproc.ports.broker import (
     Appending,
     BrokerError,
@@ -52,8 +52,6 @@ from streamproc.ports.broker import (
     Unsent,
     Writer,
 )
-
-T = TypeVar("T")
 
 REQUEST_TIMEOUT = 8.0
 """Seconds that a call may take, unless it is one that waits."""
@@ -91,6 +89,7 @@ class KafkaBroker:
         self._connections = Connections(access, request_timeout)
         self._cluster = Cluster(self._connections, access.endpoints())
         self._fetching: dict[Endpoint, set[int]] = defaultdict(set)
+        self._writers: dict[str, Line] = defaultdict(Line)
 
     async def connect(self, within: float = REQUEST_TIMEOUT) -> None:
         """Wait until a broker answers; Unsent, with the addresses that were tried, if none does."""
@@ -108,30 +107,10 @@ class KafkaBroker:
     async def list_offsets(
         self, partitions: Collection[TopicPartition], at: Literal["start", "end"] | int, isolation: Isolation
     ) -> Mapping[TopicPartition, int]:
-        deadline = self._deadline()
-        place = at if isinstance(at, int) else _PLACES[at]
-        found = await self._offsets(partitions, place, isolation, deadline)
+        deadline, level = self._deadline(), _LEVELS[isolation]
+        found = await self._cluster.offsets(partitions, at if isinstance(at, int) else _PLACES[at], level, deadline)
         if behind := [partition for partition, offset in found.items() if offset < 0]:
-            found |= await self._offsets(behind, _PLACES["end"], isolation, deadline)
-        return found
-
-    async def _offsets(
-        self, partitions: Collection[TopicPartition], place: int, isolation: Isolation, deadline: float
-    ) -> dict[TopicPartition, int]:
-        led = await self._cluster.leaders(partitions, "list offsets of", deadline)
-        found: dict[TopicPartition, int] = {}
-
-        async def ask(node: int, mine: list[TopicPartition]) -> None:
-            asked = _by_topic((p, (p.partition, place)) for p in mine)
-            request = Spoken(OffsetRequest_v3(-1, _LEVELS[isolation], asked))
-            answer = await self._led(node, mine, ASK, request, deadline)
-            for topic, partition, code, _, offset in _flat(answer.topics):
-                place_ = TopicPartition(topic, partition)
-                self._cluster.misled(code, place_)
-                _check(code, f"list offsets of {place_}")
-                found[place_] = offset
-
-        await _all(ask(node, mine) for node, mine in led.items())
+            found |= await self._cluster.offsets(behind, _PLACES["end"], level, deadline)
         return found
 
     # the group
@@ -182,7 +161,7 @@ class KafkaBroker:
             self._group_check(code, membership.group, f"leave group {membership.group!r}")
 
     async def offset_fetch(self, group: str, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        asked = [(topic, mine, NO_TAGS) for topic, mine in _by_topic((p, p.partition) for p in partitions)]
+        asked = [(topic, mine, NO_TAGS) for topic, mine in by_topic((p, p.partition) for p in partitions)]
         request = OffsetFetch(group, asked, True, NO_TAGS)  # noqa: FBT003 - require_stable
         answer = await self._grouped("offsets", group, Spoken(request), self._deadline())
         self._group_check(answer.error_code, group, f"offsets of group {group!r}")
@@ -198,10 +177,10 @@ class KafkaBroker:
     async def offset_commit(
         self, group: str, offsets: Mapping[TopicPartition, int], generation: int, member: str
     ) -> None:
-        asked = _by_topic((p, (p.partition, offset, -1, "")) for p, offset in offsets.items())
+        asked = by_topic((p, (p.partition, offset, -1, "")) for p, offset in offsets.items())
         request = OffsetCommit(group, generation, member, None, asked)
         answer = await self._grouped("offsets", group, Spoken(request), self._deadline())
-        for topic, partition, code in _flat(answer.topics):
+        for topic, partition, code in flat(answer.topics):
             self._group_check(code, group, f"offset of group {group!r} for {TopicPartition(topic, partition)}")
 
     async def _grouped(self, purpose: str, group: str, request: Spoken, deadline: float) -> Any:
@@ -209,13 +188,13 @@ class KafkaBroker:
 
     def _group_check(self, code: int, group: str, what: str) -> None:
         self._cluster.moved(code, "group", group)
-        _check(code, what)
+        check(code, what)
 
     # reading
 
     async def fetch(self, node: int, reads: Sequence[Read], wait: int, isolation: Isolation) -> list[Fetched]:
         address, deadline = self._cluster.address(node), self._deadline(wait / 1000)
-        asked = _by_topic(
+        asked = by_topic(
             (TopicPartition(r.topic, r.partition), (r.partition, -1, r.offset, -1, r.limit)) for r in reads
         )
         most = min(_MOST, sum(read.limit for read in reads))
@@ -230,10 +209,10 @@ class KafkaBroker:
             raise
         finally:
             busy.discard(slot)
-        _check(answer.error_code, f"fetch from broker {node}")
+        check(answer.error_code, f"fetch from broker {node}")
         starts = {(read.topic, read.partition): read.offset for read in reads}
         fetched = []
-        for topic, partition, code, end, stable, start, aborted, _, raw in _flat(answer.topics):
+        for topic, partition, code, end, stable, start, aborted, _, raw in flat(answer.topics):
             self._cluster.misled(code, TopicPartition(topic, partition))
             found = Fetched(topic, partition, code, starts[topic, partition], end, stable, start)
             if raw and not code:
@@ -246,46 +225,44 @@ class KafkaBroker:
     # writing
 
     async def init_producer(self, transactional_id: str, lasting: int) -> Writer:
-        deadline, purpose = self._deadline(), _writing(transactional_id)
+        deadline, purpose = self._deadline(), self._writing(transactional_id)
         coordinator = await self._cluster.coordinator("transaction", transactional_id, deadline)
-        await self._features(coordinator, transactional_id, deadline)  # so that the end of a transaction need not ask
+        await self._features(coordinator, transactional_id, purpose, deadline)  # the end need not ask
         request = Spoken(InitProducerIdRequest_v0(transactional_id, lasting))
         answer = await self._cluster.coordinate("transaction", transactional_id, purpose, request, deadline)
         self._writer_check(answer.error_code, transactional_id, f"init producer {transactional_id!r}")
         return Writer(transactional_id, answer.producer_id, answer.producer_epoch)
 
     async def add_partitions(self, writer: Writer, partitions: Collection[TopicPartition]) -> None:
-        request = AddPartitionsToTxnRequest_v0(*writer, _by_topic((p, p.partition) for p in partitions))
+        request = AddPartitionsToTxnRequest_v0(*writer, by_topic((p, p.partition) for p in partitions))
         answer = await self._written(writer, request)
-        for topic, partition, code in _flat(answer.errors):
+        for topic, partition, code in flat(answer.errors):
             what = f"add {TopicPartition(topic, partition)} to the transaction of {writer.transactional_id!r}"
             self._writer_check(code, _id(writer), what)
 
     async def produce(self, writer: Writer, batches: Sequence[Appending]) -> Mapping[TopicPartition, int]:
         deadline = self._deadline()
-        waiting = {TopicPartition(b.topic, b.partition): b for b in batches}
-        led = await self._cluster.leaders(waiting, "produce to", deadline)
-        appended: dict[TopicPartition, int] = {}
+        waiting = {TopicPartition(batch.topic, batch.partition): batch for batch in batches}
 
-        async def append(node: int, mine: list[TopicPartition]) -> None:
-            asked = _by_topic((p, (p.partition, packed(writer, waiting[p], self._compression))) for p in mine)
+        def request(mine: list[TopicPartition]) -> Any:
+            asked = by_topic((p, (p.partition, packed(writer, waiting[p], self._compression))) for p in mine)
             patience = max(1, int((deadline - asyncio.get_running_loop().time()) * 1000))
-            request = Spoken(ProduceRequest_v8(writer.transactional_id, -1, patience, asked))
-            answer = await self._led(node, mine, _writing(writer.transactional_id), request, deadline)
-            failures: list[BrokerError] = []
-            for topic, partition, code, offset, _, _, _, message in _flat(answer.topics):
-                place = TopicPartition(topic, partition)
-                self._cluster.misled(code, place)
-                what = f"produce to {place}" + (f" ({message})" if message else "")
-                if code in _UNCERTAIN_APPEND:
-                    failures.append(Unanswered(f"{what}: {Code(code).name}"))
-                elif code:
-                    failures.append(Refused(code, what))
-                appended[place] = offset
-            if failures:
-                raise _worst(failures)
+            return ProduceRequest_v8(writer.transactional_id, -1, patience, asked)
 
-        await _all(append(node, mine) for node, mine in led.items())
+        purpose = self._writing(writer.transactional_id)
+        answers = await self._cluster.led(waiting, "produce to", purpose, request, deadline)
+        failures = [answer for answer in answers if isinstance(answer, BrokerError)]
+        appended = {}
+        for answer in answers:
+            if not isinstance(answer, BrokerError):
+                for topic, partition, code, offset, _, _, _, message in flat(answer.topics):
+                    place = TopicPartition(topic, partition)
+                    appended[place] = offset
+                    if code:
+                        self._cluster.misled(code, place)
+                        failures.append(_not_appended(code, place, message))
+        if failures:
+            raise next((failure for failure in failures if isinstance(failure, Unanswered)), failures[0])
         return appended
 
     async def add_offsets(self, writer: Writer, group: str) -> None:
@@ -294,21 +271,22 @@ class KafkaBroker:
         self._writer_check(answer.error_code, _id(writer), what)
 
     async def txn_offsets(self, writer: Writer, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        asked = _by_topic((p, (p.partition, offset, "")) for p, offset in offsets.items())
+        asked = by_topic((p, (p.partition, offset, "")) for p, offset in offsets.items())
         request = TxnOffsetCommitRequest_v0(writer.transactional_id, group, writer.producer_id, writer.epoch, asked)
-        purpose = _writing(_id(writer))
+        purpose = self._writing(_id(writer))
         answer = await self._cluster.coordinate("group", group, purpose, Spoken(request), self._deadline())
-        for topic, partition, code in _flat(answer.errors):
+        for topic, partition, code in flat(answer.errors):
             what = f"offset of group {group!r} for {TopicPartition(topic, partition)} in a transaction"
             self._group_check(code, group, what)
 
     async def end_txn(self, writer: Writer, *, commit: bool) -> Writer:
         deadline, name = self._deadline(), _id(writer)
+        purpose = self._writing(name)
         coordinator = await self._cluster.coordinator("transaction", name, deadline)
-        features = await self._features(coordinator, name, deadline)
+        features = await self._features(coordinator, name, purpose, deadline)
         bumps = features.get("transaction.version", 0) >= _BUMPS
         request = EndTxn(*writer, commit, NO_TAGS) if bumps else EndTxnRequest_v0(*writer, commit)
-        answer = await self._cluster.coordinate("transaction", name, _writing(name), Spoken(request), deadline)
+        answer = await self._cluster.coordinate("transaction", name, purpose, Spoken(request), deadline)
         what = f"{'commit' if commit else 'abort'} the transaction of {name!r}"
         if answer.error_code in _UNCERTAIN_END:
             self._cluster.moved(answer.error_code, "transaction", name)
@@ -316,48 +294,40 @@ class KafkaBroker:
         self._writer_check(answer.error_code, name, what)
         return Writer(name, answer.producer_id, answer.epoch) if bumps else writer
 
-    async def _features(self, coordinator: Endpoint, name: str, deadline: float) -> Mapping[str, int]:
+    async def _features(self, coordinator: Endpoint, name: str, purpose: Purpose, deadline: float) -> Mapping[str, int]:
         try:
-            return await self._connections.features(coordinator, _writing(name), deadline)
+            return await self._connections.features(coordinator, purpose, deadline)
         except BrokerError:
             self._cluster.moved(Code.NOT_COORDINATOR, "transaction", name)
             raise
 
     async def _written(self, writer: Writer, request: Any) -> Any:
         name = _id(writer)
-        return await self._cluster.coordinate("transaction", name, _writing(name), Spoken(request), self._deadline())
+        return await self._cluster.coordinate(
+            "transaction", name, self._writing(name), Spoken(request), self._deadline()
+        )
+
+    def _writing(self, name: str | None) -> Purpose:
+        return self._writers[name] if name is not None else "produce"
 
     def _writer_check(self, code: int, transactional_id: str, what: str) -> None:
         self._cluster.moved(code, "transaction", transactional_id)
-        _check(code, what)
+        check(code, what)
 
     # letting go
 
     def discard(self, transactional_id: str) -> None:
-        self._connections.cut(_writing(transactional_id))
+        if (line := self._writers.pop(transactional_id, None)) is not None:
+            self._connections.cut(line)
 
     async def close(self) -> None:
         await self._connections.close(self._deadline())
-
-    async def _led(
-        self, node: int, partitions: list[TopicPartition], purpose: Purpose, request: Spoken, deadline: float
-    ) -> Any:
-        """The answer of a leader; one that cannot be reached is forgotten."""
-        try:
-            return await self._connections.send(self._cluster.address(node), purpose, request, deadline)
-        except BrokerError:
-            self._cluster.unreachable(partitions)
-            raise
 
     def _deadline(self, more: float = 0.0) -> float:
         return asyncio.get_running_loop().time() + self._timeout + more
 
     def _deadline_of(self, membership: Membership) -> float:
         return asyncio.get_running_loop().time() + membership.rebalance_timeout / 1000 + _JOINING
-
-
-def _writing(transactional_id: str | None) -> Purpose:
-    return ("write", transactional_id)
 
 
 def _id(writer: Writer) -> str:
@@ -374,32 +344,6 @@ def _told(raw: bytes) -> bytes:
         raise Refused(Code.INCONSISTENT_GROUP_PROTOCOL, f"a member's metadata cannot be read: {error}") from error
 
 
-def _check(code: int, what: str) -> None:
-    if code:
-        raise Refused(code, what)
-
-
-def _by_topic(entries: Iterable[tuple[TopicPartition, T]]) -> list[tuple[str, list[T]]]:
-    """What belongs to partitions, as requests have it: by topic."""
-    found: dict[str, list[T]] = {}
-    for place, entry in entries:
-        found.setdefault(place.topic, []).append(entry)
-    return list(found.items())
-
-
-def _flat(topics: Iterable[tuple[str, Iterable[tuple[Any, ...]]]]) -> Iterable[tuple[Any, ...]]:
-    """What answers have by topic, by partition."""
-    return ((topic, *entry) for topic, entries in topics for entry in entries)
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Let all come to their end, then raise what became of the first that failed."""
-    outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    if failures:
-        raise _worst(failures)
-
-
-def _worst(failures: Sequence[BaseException]) -> BaseException:
-    """The first failure; one that says nothing of what happened counts before others."""
-    return next((failure for failure in failures if isinstance(failure, Unanswered)), failures[0])
+def _not_appended(code: int, place: TopicPartition, message: str | None) -> BrokerError:
+    what = f"produce to {place}" + (f" ({message})" if message else "")
+    return Unanswered(f"{what}: {Code(code).name}") if code in _UNCERTAIN_APPEND else Refused(code, what)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from aiokafka.protocol.coordination import FindCoordinatorRequest_v1
 from aiokafka.protocol.metadata import MetadataRequest_v5
+from aiokafka.protocol.offset import OffsetRequest_v3
 
 from streamproc.adapters.kafka.connections import Connections, Endpoint, Purpose
 from streamproc.adapters.kafka.requests import Spoken
+from streamproc.adapters.kafka.shapes import by_topic, check, flat
 from streamproc.ports.broker import BrokerError, Code, Refused, TopicPartition, Unanswered, Unsent
 
 Kind: TypeAlias = Literal["group", "transaction"]
@@ -119,6 +121,44 @@ class Cluster:
             led[leader].append(partition)
         return dict(led)
 
+    async def led(
+        self,
+        partitions: Collection[TopicPartition],
+        what: str,
+        purpose: Purpose,
+        request: Callable[[list[TopicPartition]], Any],
+        deadline: float,
+    ) -> list[Any]:
+        """What each leader answers to the request for its partitions, or a BrokerError; all are asked at once."""
+        led = await self.leaders(partitions, what, deadline)
+        asked = [self._ask_leader(node, mine, purpose, Spoken(request(mine)), deadline) for node, mine in led.items()]
+        return await asyncio.gather(*asked)
+
+    async def _ask_leader(
+        self, node: int, mine: list[TopicPartition], purpose: Purpose, request: Spoken, deadline: float
+    ) -> Any:
+        try:
+            return await self._connections.send(self.address(node), purpose, request, deadline)
+        except BrokerError as error:
+            self.unreachable(mine)
+            return error
+
+    async def offsets(
+        self, partitions: Collection[TopicPartition], place: int, level: int, deadline: float
+    ) -> dict[TopicPartition, int]:
+        """Offsets as ListOffsets gives them: of a time, or a place where `place` is negative."""
+        what = "list offsets of"
+        found = {}
+        for answer in await self.led(partitions, what, ASK, _places(place, level), deadline):
+            if isinstance(answer, BrokerError):
+                raise answer
+            for topic, partition, code, _, offset in flat(answer.topics):
+                of = TopicPartition(topic, partition)
+                self.misled(code, of)
+                check(code, f"{what} {of}")
+                found[of] = offset
+        return found
+
     def misled(self, code: int, partition: TopicPartition) -> None:
         """Forget the leader of a partition if the code says that it is none."""
         if code in _MISLED:
@@ -159,3 +199,7 @@ class Cluster:
     def _last(self, address: Endpoint) -> None:
         self._addresses.remove(address)
         self._addresses.append(address)
+
+
+def _places(place: int, level: int) -> Callable[[list[TopicPartition]], Any]:
+    return lambda mine: OffsetRequest_v3(-1, level, by_topic((p, (p.partition, place)) for p in mine))

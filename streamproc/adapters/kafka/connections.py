@@ -56,6 +56,13 @@ _STRANGERS = (
 _LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
+class Line:
+    """A purpose that comes to an end: after its cut nothing goes out for it, nor is connected to."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Where the brokers are, and who we are to them.  The names are aiokafka's."""
@@ -168,6 +175,8 @@ class Connections:
 
     def cut(self, purpose: Purpose) -> None:
         """Cut all connections of a purpose; what waits in them is unanswered, what was not written is unsent."""
+        if isinstance(purpose, Line):
+            purpose.ended = True
         for key in [key for key in self._opening if key[1] == purpose]:
             self._opening.pop(key).cancel()
         for key in [key for key in self._links if key[1] == purpose]:
@@ -184,6 +193,8 @@ class Connections:
                     await asyncio.wait(set(self._closing))
 
     async def _link(self, to: Endpoint, purpose: Purpose, deadline: float) -> _Link:
+        if isinstance(purpose, Line) and purpose.ended:
+            raise Unsent("what it was for is over")
         key = (to, purpose)
         if (link := self._links.get(key)) is not None:
             if link.conn.connected():

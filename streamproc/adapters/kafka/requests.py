@@ -15,6 +15,7 @@ from aiokafka.protocol.api import RequestStruct, Response, ResponseHeader_v0
 from aiokafka.protocol.types import (
     Array,
     Boolean,
+    Bytes,
     CompactArray,
     CompactString,
     Int16,
@@ -139,6 +140,59 @@ EndTxn = _request(
     flexible=True,
 )
 
+CreateTopics = _request(  # from version 4 on the brokers' own number of partitions and of replicas can be asked for
+    "CreateTopics",
+    19,
+    4,
+    (
+        (
+            "topics",
+            Array(
+                ("topic", _TEXT),
+                ("partitions", Int32),
+                ("replication", Int16),
+                ("assignments", Array(("partition", Int32), ("replicas", Array(Int32)))),
+                ("configs", Array(("name", _TEXT), ("value", _TEXT))),
+            ),
+        ),
+        ("timeout", Int32),
+        ("only_checked", Boolean),
+    ),
+    (("throttle", Int32), ("topics", Array(("topic", _TEXT), ("error_code", Int16), ("message", _TEXT)))),
+)
+
+DescribeGroups = _request(  # from version 4 on members have their instance
+    "DescribeGroups",
+    15,
+    4,
+    (("groups", Array(_TEXT)), ("with_operations", Boolean)),
+    (
+        ("throttle", Int32),
+        (
+            "groups",
+            Array(
+                ("error_code", Int16),
+                ("group", _TEXT),
+                ("state", _TEXT),
+                ("kind", _TEXT),
+                ("protocol", _TEXT),
+                (
+                    "members",
+                    Array(
+                        ("member", _TEXT),
+                        ("instance", _TEXT),
+                        ("client", _TEXT),
+                        ("host", _TEXT),
+                        ("metadata", Bytes),
+                        ("assignment", Bytes),
+                    ),
+                ),
+                ("operations", Int32),
+            ),
+        ),
+    ),
+)
+
 OffsetDelete = _request(
     "OffsetDelete",
     47,
@@ -197,6 +251,8 @@ class Spoken:
 __all__ = [
     "NO_TAGS",
     "ApiVersions",
+    "CreateTopics",
+    "DescribeGroups",
     "EndTxn",
     "Heartbeat",
     "LeaveGroup",
