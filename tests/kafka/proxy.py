@@ -339,7 +339,7 @@ class _Link:
             await asyncio.gather(*ways, return_exceptions=True)
             for fault in self._held:
                 fault.settle(None)  # unless more has come of it
-            if self.over.is_set() or not self._writer.is_closing():
+            if self.over.is_set() or not (self._writer.is_closing() and writer.is_closing()):
                 _reset(self._writer)
                 writer.transport.abort()
 
