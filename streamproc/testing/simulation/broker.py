@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar
 from streamproc.ports.broker import (
     Appending,
     BrokerError,
+    Code,
     Described,
     Fetched,
     Isolation,
     Joined,
     Membership,
     Read,
+    Refused,
     TopicPartition,
     Unanswered,
     Writer,
@@ -117,6 +119,7 @@ class SimBroker:
             self._cluster.transactions.init,
             transactional_id,
             lasting,
+            coordinated=True,
             repeatable=True,
         )
 
@@ -143,7 +146,12 @@ class SimBroker:
         )
 
     async def end_txn(self, writer: Writer, *, commit: bool) -> Writer:
-        return await self._to_coordinator(writer, self._cluster.transactions.end, writer, commit)
+        try:
+            return await self._to_coordinator(writer, self._cluster.transactions.end, writer, commit)
+        except Refused as refusal:
+            if refusal.code == Code.NOT_COORDINATOR:  # a coordinator says so, too, if it lost its place while deciding
+                raise Unanswered(f"{refusal}") from refusal
+            raise
 
     # letting go
 
@@ -161,14 +169,15 @@ class SimBroker:
     def _to_group(
         self, purpose: str, group: str, function: Callable[..., T | Parked], *args: Any, limit: float | None = None
     ) -> Coroutine[Any, Any, T]:
-        node = self._cluster.coordinator(group)
-        return self._network.ask(self._asker, f"{purpose} {group}", node, limit or self._limit, function, *args)
+        node, limit = self._cluster.coordinator(group), limit or self._limit
+        return self._network.ask(self._asker, f"{purpose} {group}", node, limit, function, *args, coordinated=True)
 
     def _to_coordinator(
         self, writer: Writer, function: Callable[..., T | Parked], *args: Any
     ) -> Coroutine[Any, Any, T]:
         name = writer.transactional_id or ""
-        return self._ask(f"writer {name}", self._cluster.coordinator(name), function, *args)
+        node, limit = self._cluster.coordinator(name), self._limit
+        return self._network.ask(self._asker, f"writer {name}", node, limit, function, *args, coordinated=True)
 
     async def _each_leader(self, parts: list[Any], ask: Callable[[int, list[Any]], Awaitable[T]]) -> list[T]:
         """Ask each node about the partitions that it leads; an unanswered part counts before a refused one."""

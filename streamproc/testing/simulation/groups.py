@@ -9,7 +9,7 @@ back within it takes its old place, and no rebalance happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -320,6 +320,11 @@ class Groups:
     def committed(self, name: str) -> dict[TopicPartition, int]:
         """The committed offsets of a group, as they are."""
         return self._offsets[name].committed if name in self._offsets else {}
+
+    def all_committed(self) -> Iterator[tuple[str, dict[TopicPartition, int]]]:
+        """The committed offsets of every group."""
+        for name, known in self._offsets.items():
+            yield name, known.committed
 
     def fetch(self, name: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """OffsetFetch."""

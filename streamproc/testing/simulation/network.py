@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
-from streamproc.ports.broker import BrokerError, Unanswered, Unsent
+from streamproc.ports.broker import BrokerError, Code, Refused, Unanswered, Unsent
 from streamproc.testing.simulation.loop import Call, Loop
 
 T = TypeVar("T")
@@ -27,9 +27,11 @@ T = TypeVar("T")
 class Weather:
     """How messages fare, each a probability per message unless it says otherwise; times in s.
 
-    `latency` is the greatest of a usual way.  A slow message takes one of `tail` on top.  Of what is lost, the share
-    `noticed` is a connection that breaks, which the caller sees at once; the rest is silence until its limit.
-    `doubled` is for InitProducerId alone: a client that asks again by itself.
+    `latency` is the greatest of a usual way.  A slow message takes one of `tail` on top.  Of what is lost or a slow
+    request, the share `noticed` is a connection that breaks, which the caller sees soon; the rest is silence until its
+    limit.
+    `doubled` is for InitProducerId alone: a client that asks again by itself.  `moved` is the share of requests that
+    a coordinator refuses as not its own.
     """
 
     latency: float = 0.002
@@ -40,6 +42,7 @@ class Weather:
     lost_answers: float = 0.0
     noticed: float = 0.5
     doubled: float = 0.0
+    moved: float = 0.0
 
 
 FAIR = Weather()
@@ -72,7 +75,7 @@ class Parked:
 class Message:
     """A request on its way, or the wait for its answer."""
 
-    __slots__ = ("args", "arrival", "connection", "deadline", "fate", "function", "future", "way")
+    __slots__ = ("args", "arrival", "connection", "coordinated", "deadline", "fate", "function", "future", "way")
 
     def __init__(
         self,
@@ -89,10 +92,11 @@ class Message:
         self.future = future
         self.fate = ARRIVES
         self.arrival = 0.0
+        self.coordinated = False
         self.way: Call | None = None
 
 
-ARRIVES, REQUEST_LOST, ANSWER_LOST, ANSWER_SLOW = range(4)
+ARRIVES, REQUEST_LOST, ANSWER_LOST, ANSWER_SLOW, MOVED = range(5)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +142,7 @@ class Network:
                 weather.lost_requests,
                 weather.lost_answers,
                 weather.doubled,
+                weather.moved,
             )
         )
 
@@ -149,6 +154,7 @@ class Network:
         limit: float,
         function: Callable[..., T | Parked],
         *args: Any,
+        coordinated: bool = False,
         repeatable: bool = False,
     ) -> T:
         """Have `function(*args)` called at a node, and its answer back; within `limit` s there is one or an error."""
@@ -160,6 +166,7 @@ class Network:
         if connection is None:
             connection = self._connections[asker, purpose, node] = Connection(node)
         message = Message(connection, loop.time() + limit, function, args, loop.create_future())
+        message.coordinated = coordinated
         self._send(message, limit, repeatable=repeatable)
         answer: T = await message.future
         return answer
@@ -200,8 +207,16 @@ class Network:
         if chance < 0:
             message.fate = ANSWER_SLOW
             return 0.0
+        chance -= weather.moved
+        if chance < 0:
+            message.fate = MOVED
+            return 0.0
         chance -= weather.slow_requests
-        return self._random.uniform(*weather.tail) if chance < 0 else 0.0
+        if chance >= 0:
+            return 0.0
+        if self._chance() < weather.noticed:  # the way breaks, and yet what was sent arrives
+            self._loop.later(self._chance(), self._unanswered, message)
+        return self._random.uniform(*weather.tail)
 
     def _again(self, message: Message) -> None:
         """A second copy arrives; nobody hears its answer."""
@@ -213,6 +228,8 @@ class Network:
         message.way = None
         self.under_way -= 1
         try:
+            if message.fate == MOVED and message.coordinated:
+                raise Refused(Code.NOT_COORDINATOR, f"node {message.connection.node}")
             answer = message.function(*message.args)
         except BrokerError as refusal:
             answer = refusal
@@ -271,6 +288,11 @@ class Network:
                 message.way = None
                 self.under_way -= 1
         self._break(connection)
+
+    def forget(self, asker: object) -> None:
+        """A process is gone, and nobody waits any more; what it sent is on its way."""
+        for key in [key for key in self._connections if key[0] is asker]:
+            del self._connections[key]
 
     def outage(self, node: int, *, silent: bool) -> None:
         """Make a node unreachable: nothing connects any more, or (silent) nothing comes through."""

@@ -1,0 +1,84 @@
+"""The simulation finds what is wrong with a client, and finds nothing wrong with one that is right.
+
+STREAMPROC_SEED=n plays that seed alone, STREAMPROC_SEEDS=n so many fresh ones.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from streamproc.testing.simulation.habits import Habits
+from streamproc.testing.simulation.world import CALM, ROUGH, Failed, Faults
+from tests.simulation.clients import Bug, play
+
+NEW = Habits()
+OLD = Habits(bumps=False)
+OLDER = Habits(bumps=False, stable_reads=False, forgetful=True)
+THREE = Habits(nodes=3, rebalance_delay=3.0)
+QUIET = replace(CALM, heal=40.0)
+SHORT = replace(ROUGH, heal=40.0)
+FROZEN = Faults(freezes=6.0, heal=40.0)
+LOSSY = replace(SHORT, kills=0.0, freezes=0.0, weather=replace(ROUGH.weather, lost_answers=0.03, lost_requests=0.02))
+
+
+def seeds(usual: int) -> Iterator[int]:
+    """The seeds to be played."""
+    if "STREAMPROC_SEED" in os.environ:
+        yield int(os.environ["STREAMPROC_SEED"])
+    else:
+        yield from range(int(os.environ.get("STREAMPROC_SEEDS", usual)))
+
+
+@pytest.mark.parametrize("habits", [NEW, OLD, OLDER, THREE], ids=["new", "old", "older", "three"])
+@pytest.mark.parametrize("faults", [QUIET, SHORT, FROZEN, LOSSY], ids=["calm", "rough", "frozen", "lossy"])
+def test_a_client_that_keeps_the_rules_is_right_whatever_befalls_it(faults: Faults, habits: Habits) -> None:
+    """Every output is a prefix of the right one at every second, and all of it in the end."""
+    for seed in seeds(1 if faults is QUIET else 25):
+        play(seed, faults, habits)
+
+
+def test_a_seed_gives_the_same_world_again() -> None:
+    """Trace, time and all that happened are functions of the seed."""
+
+    def tell(seed: int) -> tuple[int, float, dict[str, int]]:
+        world = play(seed, SHORT, NEW)
+        return world.loop.trace, world.loop.time(), dict(world.happened)
+
+    told = [tell(seed) for seed in range(10)]
+    assert told == [tell(seed) for seed in range(10)]
+    assert len({trace for trace, _, _ in told}) == 10
+
+
+PLANTED = [
+    (Bug.EARLY_STATE, NEW, 50),
+    (Bug.FAILED_RECORD, NEW, 50),
+    (Bug.ID_OF_WORKER, NEW, 200),
+    (Bug.ID_OF_WORKER | Bug.STABLE_RESTORE, NEW, 200),
+    (Bug.NO_CROSS_CHECK, OLDER, 500),
+    (Bug.WRITER_AGAIN, NEW, 2_000),
+    (Bug.END_AGAIN, OLD, 5_000),
+    (Bug.OFFSETS_BEFORE_INIT | Bug.NO_CROSS_CHECK, NEW, 5_000),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("bug", "habits", "limit"), PLANTED, ids=[str(bug) for bug, _, _ in PLANTED])
+def test_a_planted_bug_is_found(bug: Bug, habits: Habits, limit: int) -> None:
+    """Within so many seeds one fails."""
+    for seed in seeds(limit):
+        try:
+            play(seed, SHORT, habits, bug)
+        except Failed as failed:
+            assert f"seed {seed}," in str(failed)  # noqa: PT017  # which seed it is, is not known before
+            assert f"STREAMPROC_SEED={seed} " in str(failed)  # noqa: PT017
+            return
+    pytest.fail(f"{bug} was not found within {limit} seeds")
+
+
+def test_an_end_of_a_transaction_that_is_sent_again_is_harmless_where_each_end_raises_the_epoch() -> None:
+    """What tears transactions with the old protocol is refused with the new one."""
+    for seed in seeds(25):
+        play(seed, SHORT, NEW, Bug.END_AGAIN)
