@@ -21,10 +21,11 @@ from streamproc.core.instants import duration, text
 PREFIX = "STREAMPROC_"
 SECRETS = Path("/run/secrets")
 REDACTED = "[redacted]"
-FOR_TESTS = ("STREAMPROC_TEST_", "STREAMPROC_CRASH_AT")
-"""Variables that are no settings."""
+NO_SETTINGS = ("STREAMPROC_TEST_", "STREAMPROC_CRASH_AT", "STREAMPROC_SUPERVISED")
+"""How variables begin that are no settings: those of tests, and what a supervisor says to its workers."""
 
 LAST_PORT = 65535
+MOST_WORKERS = 256
 
 
 class Unusable(Exception):
@@ -45,7 +46,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """Its name in the environment."""
-        return PREFIX + self.name.upper().replace(".", "__")
+        return PREFIX + _upper(self.name)
 
     @property
     def option(self) -> str:
@@ -84,6 +85,27 @@ def _port(given: Any) -> int:
     return given
 
 
+def _workers(given: Any) -> int:
+    if isinstance(given, str) and given.isdecimal():
+        given = int(given)
+    if type(given) is not int or not 1 <= given <= MOST_WORKERS:
+        raise Unusable(f"a number from 1 to {MOST_WORKERS}")
+    return given
+
+
+def _addresses(given: Any) -> str:
+    """host:port, several with commas between; a list in a file is the same."""
+    parts = given if isinstance(given, list) else str(given).split(",")
+    found = [part.strip() for part in map(str, parts) if part.strip()]
+    for part in found:
+        host, _, port = part.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) <= LAST_PORT:
+            raise Unusable("host:port, several with commas between them")
+    if not found:
+        raise Unusable("host:port, several with commas between them")
+    return ",".join(found)
+
+
 def _switch(given: Any) -> bool:
     words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
     if isinstance(given, bool):
@@ -100,8 +122,55 @@ def _text(given: Any) -> str:
 
 
 SETTINGS = (
-    Setting("runner", _choice("embedded"), "embedded", "what runs a topology"),
-    Setting("guarantee", _choice("exactly_once"), "exactly_once", "what a crash may do to results"),
+    Setting(
+        "runner",
+        _choice("auto", "kafka", "embedded"),
+        "auto",
+        "what runs a topology; auto: kafka where kafka.bootstrap_servers is set and no --input given, else embedded",
+    ),
+    Setting(
+        "guarantee",
+        _choice("exactly_once", "at_least_once"),
+        "exactly_once",
+        "what a crash may do to results; embedded is always exactly_once",
+    ),
+    Setting("workers", _workers, 1, "how many processes work on a topology on this machine"),
+    Setting(
+        "kafka.bootstrap_servers",
+        _addresses,
+        None,
+        "brokers to begin with: host:port, with commas between",
+        flag="--bootstrap-servers",
+    ),
+    Setting(
+        "kafka.security_protocol",
+        _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        "PLAINTEXT",
+        "how connections are secured",
+    ),
+    Setting("kafka.sasl_mechanism", _choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"), None, "how we say who we are"),
+    Setting("kafka.sasl_username", _text, None, "who we are"),
+    Setting("kafka.sasl_password", _text, None, "what proves it", secret=True),
+    Setting(
+        "kafka.ssl_cafile", _text, None, "certificates that brokers are checked with; those of the system unless set"
+    ),
+    Setting("kafka.ssl_certfile", _text, None, "our certificate"),
+    Setting("kafka.ssl_keyfile", _text, None, "its key"),
+    Setting("kafka.client_id", _text, "streamproc", "what brokers call us in their logs and quotas"),
+    Setting("kafka.request_timeout", _milliseconds, 8_000, "how long a broker may take to answer"),
+    Setting(
+        "kafka.compression",
+        _choice("none", "gzip", "snappy", "lz4", "zstd"),
+        "none",
+        "how what is written is compressed",
+    ),
+    Setting("group.instance_id", _text, None, "a name that outlives a restart, for static membership"),
+    Setting("group.session_timeout", _milliseconds, 6_000, "silence after which a worker counts as gone"),
+    Setting("group.rebalance_timeout", _milliseconds, 30_000, "how long a rebalance waits for a worker"),
+    Setting("group.heartbeat_interval", _milliseconds, 500, "time between two signs of life"),
+    Setting("transaction.timeout", _milliseconds, 10_000, "how long a transaction may last"),
+    Setting("stall.after", _milliseconds, 60_000, "how long a partition with records may stand still"),
+    Setting("connect.timeout", _milliseconds, 30_000, "how long a start waits for brokers"),
     Setting("embedded.file", _text, None, "the state file; ./<app>.sqlite unless set", flag="--state"),
     Setting("commit.interval", _milliseconds, 100, "time between commits; up to ten times that while catching up"),
     Setting("drain.timeout", _milliseconds, 30_000, "how long a stop may take"),
@@ -125,6 +194,25 @@ class Config:
 
     runner: str
     guarantee: str
+    workers: int
+    kafka_bootstrap_servers: str | None
+    kafka_security_protocol: str
+    kafka_sasl_mechanism: str | None
+    kafka_sasl_username: str | None
+    kafka_sasl_password: str | None = field(repr=False)
+    kafka_ssl_cafile: str | None
+    kafka_ssl_certfile: str | None
+    kafka_ssl_keyfile: str | None
+    kafka_client_id: str
+    kafka_request_timeout: int
+    kafka_compression: str
+    group_instance_id: str | None
+    group_session_timeout: int
+    group_rebalance_timeout: int
+    group_heartbeat_interval: int
+    transaction_timeout: int
+    stall_after: int
+    connect_timeout: int
     embedded_file: str | None
     commit_interval: int
     drain_timeout: int
@@ -156,8 +244,64 @@ def load(
     be used; it names both, where it was found, and what is allowed.
     """
     found = gather(SETTINGS, flags, environment, folder, dev=dev)
+    _agree(found)
     values = {name.replace(".", "_"): given.value for name, given in found.items()}
     return Config(**values, origins={name: given.origin for name, given in found.items()})
+
+
+ORDERS = (
+    (
+        "kafka.request_timeout",
+        1,
+        "transaction.timeout",
+        "a request that gets no answer must be given up before its transaction is",
+    ),
+    ("commit.interval", 3, "transaction.timeout", "a transaction is committed after a third of what it may last"),
+    ("group.heartbeat_interval", 3, "group.session_timeout", "two signs of life may get lost"),
+    ("kafka.request_timeout", 2, "group.rebalance_timeout", "a commit must come to its end while a rebalance waits"),
+)
+"""What must be shorter than which part of what, and why."""
+
+
+def _agree(found: Mapping[str, Given]) -> None:
+    """ConfigError for settings of which each could be, but not both."""
+    for short, part, long, why in ORDERS:
+        if found[short].value * part >= found[long].value:
+            share = f"1/{part} of " if part > 1 else ""
+            raise ConfigError(
+                f"{short} is {_told(found, short)}, and {long} {_told(found, long)}: the first must be less than "
+                f"{share}the second, since {why}"
+            )
+    _agree_on_security(found)
+
+
+def _agree_on_security(found: Mapping[str, Given]) -> None:
+    protocol = found["kafka.security_protocol"].value
+    sasl, tls = protocol.startswith("SASL"), protocol.endswith("SSL")
+    for name in ("kafka.sasl_mechanism", "kafka.sasl_username", "kafka.sasl_password"):
+        if sasl and found[name].value is None:
+            raise ConfigError(f"kafka.security_protocol is {protocol}, which needs {name}: set {PREFIX}{_upper(name)}")
+        if not sasl and found[name].value is not None:
+            raise ConfigError(
+                f"{name} is set ({found[name].origin}), and kafka.security_protocol is {protocol}, which does not use "
+                "it: use SASL_SSL, or SASL_PLAINTEXT in a network that is trusted"
+            )
+    for name in ("kafka.ssl_cafile", "kafka.ssl_certfile", "kafka.ssl_keyfile"):
+        if not tls and found[name].value is not None:
+            raise ConfigError(
+                f"{name} is set ({found[name].origin}), and kafka.security_protocol is {protocol}, which does not use "
+                "it: use SSL or SASL_SSL"
+            )
+    if found["kafka.ssl_keyfile"].value is not None and found["kafka.ssl_certfile"].value is None:
+        raise ConfigError("kafka.ssl_keyfile is set without kafka.ssl_certfile: a key belongs to a certificate")
+
+
+def _told(found: Mapping[str, Given], name: str) -> str:
+    return f"{text(found[name].value)} ({found[name].origin})"
+
+
+def _upper(name: str) -> str:
+    return name.upper().replace(".", "__")
 
 
 def gather(  # noqa: PLR0913 - one parameter a source
@@ -198,7 +342,7 @@ def _variables(known: Mapping[str, Setting], environment: Mapping[str, str], whe
     names = {setting.variable: name for name, setting in known.items()}
     found: dict[str, Given] = {}
     for variable, value in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable.startswith(FOR_TESTS):
+        if not variable.startswith(PREFIX) or variable.startswith(NO_SETTINGS):
             continue
         if variable in names:
             found[names[variable]] = Given(value, f"{where} {variable}")

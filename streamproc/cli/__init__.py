@@ -12,10 +12,17 @@ from importlib.util import find_spec
 
 NEEDED = ("cyclopts", "rich")
 USAGE = 2
+OPTIMIZED = (
+    "python -O and PYTHONOPTIMIZE take assertions out, and with them what keeps a Kafka client from going on after "
+    "errors: start without them"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, that of the process unless given, and return its exit code."""
+    if sys.flags.optimize:
+        print(f"streamproc: {OPTIMIZED}", file=sys.stderr)
+        return USAGE
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         print(f'streamproc: {missing[0]} is not installed: pip install "streamproc[cli]"', file=sys.stderr)

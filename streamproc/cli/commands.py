@@ -1,8 +1,4 @@
-"""The commands, and how every one of them ends: with a code that says what happened, and one clear paragraph if badly.
-
-0 done   1 crash or a task that stopped   2 usage or configuration   3 topology or state that does not fit
-75 no drain before the deadline   130 second Ctrl-C
-"""
+"""The commands, and how every one of them ends: with a code, and with one clear paragraph if badly."""
 
 from __future__ import annotations
 
@@ -14,58 +10,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import CycloptsError, Parameter
 
-from streamproc import __version__
-from streamproc.config import SETTINGS, load, shown
-from streamproc.core.errors import ConfigError, StateError, StreamprocError, TopologyError
-
-DONE, CRASH, USAGE, UNFIT, SECOND = 0, 1, 2, 3, 130
-
-app = App(
-    name="streamproc",
-    help="Stream processing with windowed aggregations.",
-    version=__version__,
-    help_format="plaintext",
+from streamproc.cli import operating  # the commands of those who operate a topology on Kafka
+from streamproc.cli.options import (
+    Brokers,
+    Debug,
+    Drain,
+    Follow,
+    Format,
+    Inputs,
+    Interval,
+    Json,
+    KeepOpen,
+    Level,
+    NoHttp,
+    Outputs,
+    Partitions,
+    Place,
+    Port,
+    Shape,
+    Spec,
+    State,
+    Workers,
+    app,
+    config,
+    counted,
+    on_kafka,
+    settings,
+    switch,
+    topics,
 )
-topics = App(name="topics", help="Look at the topics in a state file.")
-config = App(name="config", help="Look at the settings.")
-app.command(topics)
-app.command(config)
-
-_VARIABLES = {setting.option: setting.variable for setting in SETTINGS}
-
-
-def _option(name: str, text: str) -> Parameter:
-    """A flag that is a setting too, with its variable in the help."""
-    return Parameter(name=name, help=f"{text} [{_VARIABLES[name]}]", negative="", show_default=False)
-
-
-def _switch(text: str) -> Parameter:
-    """A flag that is there or not."""
-    return Parameter(help=text, negative="", show_default=False)
-
-
-Spec = Annotated[str, Parameter(help="MODULE:VAR; VAR is 'topology' unless said, or a factory, or factory('arg').")]
-Inputs = Annotated[
-    list[str] | None,
-    Parameter(name="--input", help="TOPIC[:KEYFIELD]=PATH: a file, a directory, or - for standard input.", negative=""),
-]
-Outputs = Annotated[
-    list[str] | None, Parameter(name="--output", help="TOPIC=PATH: a file, or - for standard output.", negative="")
-]
-Partitions = Annotated[int, Parameter(help="How many partitions each topic has.")]
-Follow = Annotated[bool, _switch("Go on reading what is appended to the inputs.")]
-KeepOpen = Annotated[bool, _switch("Stop when all is read, and close no window.")]
-State = Annotated[str | None, _option("--state", "The state file.")]
-Port = Annotated[int | None, _option("--port", "The port of metrics and health.")]
-NoHttp = Annotated[bool | None, _option("--no-http", "Serve neither metrics nor health.")]
-Interval = Annotated[str | None, _option("--commit-interval", "Time between commits.")]
-Drain = Annotated[str | None, _option("--drain-timeout", "How long a stop may take.")]
-Level = Annotated[str | None, _option("--log-level", "The least level that is logged.")]
-Format = Annotated[str | None, _option("--log-format", "auto, json or pretty.")]
-Debug = Annotated[bool, _switch("Show where in the program an error came from.")]
-Shape = Literal["tree", "mermaid", "dot", "json", "code"]
+from streamproc.cli.outcomes import CRASH, DONE, SECOND, UNFIT, UNREACHABLE, USAGE, Unreachable
+from streamproc.config import Config, shown
+from streamproc.core.errors import ConfigError, StateError, StreamprocError, TopologyError
+from streamproc.ports.broker import BrokerError
 
 
 @app.command
@@ -79,19 +58,21 @@ def run(  # noqa: PLR0913 - one parameter a flag
     follow: Follow = False,
     keep_open: KeepOpen = False,
     state: State = None,
+    bootstrap_servers: Brokers = None,
+    workers: Workers = None,
     port: Port = None,
     no_http: NoHttp = None,
     commit_interval: Interval = None,
     drain_timeout: Drain = None,
     log_level: Level = None,
     log_format: Format = None,
-    debug: Debug = False,  # noqa: ARG001 - read before anything is parsed
+    debug: Debug = False,
 ) -> int:
-    """Run a topology over its inputs, until they end."""
-    from streamproc.cli.running import Asked, execute
-
+    """Run a topology: over inputs until they end, or as a worker on Kafka until it is stopped."""
     flags = {
         "embedded.file": state,
+        "kafka.bootstrap_servers": bootstrap_servers,
+        "workers": workers,
         "http.port": port,
         "http.enabled": False if no_http else None,
         "commit.interval": commit_interval,
@@ -99,8 +80,42 @@ def run(  # noqa: PLR0913 - one parameter a flag
         "log.level": log_level,
         "log.format": log_format,
     }
-    settings = load(flags, os.environ, Path.cwd())
-    return execute(spec, settings, Asked(tuple(input or ()), tuple(output or ()), partitions, follow, keep_open))
+    found = settings(flags)
+    if _runner(found, given=bool(input)) == "embedded":
+        from streamproc.cli.running import Asked, execute
+
+        if found.workers > 1:
+            raise ConfigError(f"workers is {found.workers}, and one process reads --input: several need Kafka")
+        return execute(spec, found, Asked(tuple(input or ()), tuple(output or ()), partitions, follow, keep_open))
+    embedded = {
+        "--input": input,
+        "--output": output,
+        "--partitions": partitions != 1,
+        "--follow": follow,
+        "--keep-open": keep_open,
+        "--state": state,
+    }
+    if wrong := [name for name, value in embedded.items() if value]:
+        raise ConfigError(f"{wrong[0]} is for runs over files, and this one is on Kafka: see the setting runner")
+    if found.workers > 1:
+        from streamproc.cli.supervisor import supervise
+
+        return supervise(spec, found, flags, debug=debug)
+    from streamproc.cli.kafka import execute as work
+
+    return work(spec, found)
+
+
+def _runner(found: Config, *, given: bool) -> str:
+    """What runs a topology: as it is set, else Kafka where brokers are named and no input is `given`."""
+    if found.runner == "auto":
+        return "kafka" if found.kafka_bootstrap_servers is not None and not given else "embedded"
+    if found.runner == "kafka" and found.kafka_bootstrap_servers is None:
+        raise ConfigError(
+            "runner is kafka, and no brokers are named: --bootstrap-servers HOST:PORT, or "
+            "STREAMPROC_KAFKA__BOOTSTRAP_SERVERS"
+        )
+    return found.runner
 
 
 @app.command
@@ -108,7 +123,7 @@ def dev(  # noqa: PLR0913 - one parameter a flag
     spec: Spec,
     /,
     *,
-    reload: Annotated[bool, _switch("Start anew when a .py file changes.")] = False,
+    reload: Annotated[bool, switch("Start anew when a .py file changes.")] = False,
     input: Inputs = None,  # noqa: A002 - the flag's name
     output: Outputs = None,
     partitions: Partitions = 1,
@@ -132,8 +147,8 @@ def dev(  # noqa: PLR0913 - one parameter a flag
         "log.level": log_level,
         "log.format": "pretty",
     }
-    settings = load(flags, os.environ, Path.cwd(), dev=True)
-    return execute(spec, settings, Asked(tuple(input or ()), tuple(output or ()), partitions, follow, keep_open))
+    found = settings(flags, dev=True)
+    return execute(spec, found, Asked(tuple(input or ()), tuple(output or ()), partitions, follow, keep_open))
 
 
 @app.command
@@ -150,7 +165,7 @@ def describe(
     from streamproc.core import describe as drawn
     from streamproc.core.plan import build
 
-    plan = build(load_topology(spec).graph(), _counted(partitions))
+    plan = build(load_topology(spec).graph(), counted(partitions))
     if format == "json":
         print(json.dumps(drawn.outline(plan), indent=2, ensure_ascii=False))
     elif format == "code":
@@ -164,21 +179,29 @@ def describe(
 
 
 @app.command
-def check(
+def check(  # noqa: PLR0913 - one parameter a flag
     spec: Spec,
     /,
     *,
-    offline: Annotated[bool, _switch("Ask nobody: the plan alone.")] = False,  # noqa: ARG001
+    offline: Annotated[bool, switch("Ask nobody: the plan alone.")] = False,
     format: Annotated[Literal["text", "json", "github"], Parameter(help="How findings are written.")] = "text",  # noqa: A002
     partitions: Partitions = 1,
+    bootstrap_servers: Brokers = None,
     debug: Debug = False,  # noqa: ARG001 - read before anything is parsed
 ) -> int:
-    """Find mistakes in a topology before it runs; exit 3 if there is an error among them."""
+    """Find mistakes in a topology before it runs; exit 3 if there is an error among them.
+
+    Where brokers are named, they are asked too: for topics, keys, and state that is there.
+    """
     from streamproc.cli.checks import findings, written
     from streamproc.cli.loading import load as load_topology
 
-    found = findings(lambda: load_topology(spec), _counted(partitions))
-    for line in written(found, format):
+    found_settings = on_kafka(bootstrap_servers)
+    brokers = found_settings.kafka_bootstrap_servers is not None
+    found = findings(lambda: load_topology(spec), counted(partitions), stamped=brokers)
+    if brokers and not offline and all(one.code != "SP100" for one in found):
+        found += operating.online(found_settings, load_topology(spec).graph())
+    for line in written(sorted(found, key=lambda one: one.code), format):
         print(line)
     return UNFIT if any(one.severity == "error" for one in found) else DONE
 
@@ -186,7 +209,7 @@ def check(
 @topics.command
 def ls(
     *,
-    state: Annotated[Path, Parameter(help="The state file.")],
+    state: Place,
     debug: Debug = False,  # noqa: ARG001 - read before anything is parsed
 ) -> int:
     """The topics of a state file, with how many records each partition has, as JSON lines."""
@@ -202,7 +225,7 @@ def read(
     topic: str,
     /,
     *,
-    state: Annotated[Path, Parameter(help="The state file.")],
+    state: Place,
     partition: Annotated[int | None, Parameter(help="Only this partition.")] = None,
     debug: Debug = False,  # noqa: ARG001 - read before anything is parsed
 ) -> int:
@@ -217,11 +240,11 @@ def read(
 @config.command
 def show(
     *,
-    as_json: Annotated[bool, Parameter(name="--json", help="One JSON object a line.", negative="")] = False,
+    as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001 - read before anything is parsed
 ) -> int:
     """Every setting, its value, and where that came from."""
-    for row in shown(load({}, os.environ, Path.cwd())):
+    for row in shown(settings({})):
         if as_json:
             print(json.dumps(row))
         else:
@@ -234,12 +257,6 @@ def show(
             )
             print(f"{row['name']:24} {value!s:16} {row['origin']:24} {row['variable']}")
     return DONE
-
-
-def _counted(partitions: int) -> int:
-    if partitions < 1:
-        raise ConfigError(f"--partitions {partitions}: at least 1")
-    return partitions
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -259,13 +276,15 @@ def run_command(arguments: Sequence[str]) -> int:
 def _code(error: Exception) -> int:
     if isinstance(error, CycloptsError | ConfigError):
         return USAGE
+    if isinstance(error, Unreachable):
+        return UNREACHABLE
     return UNFIT if isinstance(error, TopologyError | StateError) else CRASH
 
 
 def _said(error: BaseException, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    words = str(error) if isinstance(error, StreamprocError | CycloptsError) else _unexpected(error)
+    words = str(error) if isinstance(error, StreamprocError | CycloptsError | BrokerError) else _unexpected(error)
     print(f"streamproc: {words}", file=sys.stderr)
     return code
 

@@ -7,14 +7,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from streamproc.adapters import logs
 from streamproc.adapters.codecs import JsonSerde
+from streamproc.adapters.http import HttpServer
 from streamproc.adapters.prometheus import PrometheusObserver
 from streamproc.cli import wiring
 from streamproc.cli.loading import load
 from streamproc.cli.screen import Screen, View, drawing, terminal
+from streamproc.cli.serving import served
 from streamproc.cli.signals import Ladder
 from streamproc.config import Config
 from streamproc.core.describe import outline
@@ -94,7 +97,7 @@ def _run(  # noqa: PLR0913, PLR0917 - everything a run is made of
         )
         screen.drawing, place = drawing(stream, time.monotonic(), beside=stream is sys.stderr, results=not outputs)
         with place, _logged(screen, config, plan.name, metrics):
-            screen.address = held.enter_context(_served(config, metrics, runner, plan))
+            screen.address = held.enter_context(served(config, partial(_server, config, metrics, runner, plan)))
             if screen.address is not None and not isinstance(screen.drawing, View):
                 print(f"metrics at {screen.address}/metrics", file=sys.stderr, flush=True)
             outcome = _ran(runner)
@@ -130,30 +133,8 @@ def _logged(screen: Screen, config: Config, name: str, metrics: PrometheusObserv
         view.draw(screen)
 
 
-@contextmanager
-def _served(config: Config, metrics: PrometheusObserver, runner: EmbeddedRunner, plan: Plan) -> Iterator[str | None]:
-    """The web server around a run, as the address it answers at."""
-    if not config.http_enabled:
-        yield None
-        return
-    from streamproc.adapters.http import HttpServer
-
-    def server(port: int) -> HttpServer:
-        return HttpServer(config.http_host, port, metrics.registry, lambda: runner.pulse, lambda: outline(plan))
-
-    serving = server(config.http_port)
-    try:
-        host, port = serving.start()
-    except ConfigError:
-        if not config.is_default("http.port"):
-            raise
-        serving = server(0)
-        host, port = serving.start()
-        print(f"port {config.http_port} is in use, so another one is taken", file=sys.stderr)
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        serving.stop()
+def _server(config: Config, metrics: PrometheusObserver, runner: EmbeddedRunner, plan: Plan, port: int) -> HttpServer:
+    return HttpServer(config.http_host, port, metrics.registry, lambda: runner.pulse, lambda: outline(plan))
 
 
 def _words(outcome: Outcome, state: wiring.StateFile, screen: Screen) -> str:

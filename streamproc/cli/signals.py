@@ -12,11 +12,18 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-from streamproc.runners.embedded import Stop
+from streamproc.cli.outcomes import SECOND, TOO_LATE
 
-SECOND, TOO_LATE = 130, 75
+
+class Stop(Protocol):
+    """What is asked to stop, and knows whether it was."""
+
+    @property
+    def requested(self) -> bool: ...
+
+    def request(self) -> None: ...
 
 
 class Ladder:

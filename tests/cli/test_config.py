@@ -8,6 +8,12 @@ import pytest
 from streamproc import ConfigError
 from streamproc.config import DEFAULT, REDACTED, SETTINGS, Config, Given, Setting, gather, load, shown
 
+SASL = {
+    "STREAMPROC_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+    "STREAMPROC_KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
+    "STREAMPROC_KAFKA__SASL_USERNAME": "flights",
+    "STREAMPROC_KAFKA__SASL_PASSWORD": "hush",
+}
 SECRET = Setting("vault.token", str, None, "a secret", secret=True)
 
 
@@ -15,8 +21,27 @@ def test_defaults_need_nothing(tmp_path: Path) -> None:
     """Without any source every setting has its default, and says so."""
     config = load({}, {}, tmp_path)
     assert config == Config(
-        runner="embedded",
+        runner="auto",
         guarantee="exactly_once",
+        workers=1,
+        kafka_bootstrap_servers=None,
+        kafka_security_protocol="PLAINTEXT",
+        kafka_sasl_mechanism=None,
+        kafka_sasl_username=None,
+        kafka_sasl_password=None,
+        kafka_ssl_cafile=None,
+        kafka_ssl_certfile=None,
+        kafka_ssl_keyfile=None,
+        kafka_client_id="streamproc",
+        kafka_request_timeout=8_000,
+        kafka_compression="none",
+        group_instance_id=None,
+        group_session_timeout=6_000,
+        group_rebalance_timeout=30_000,
+        group_heartbeat_interval=500,
+        transaction_timeout=10_000,
+        stall_after=60_000,
+        connect_timeout=30_000,
         embedded_file=None,
         commit_interval=100,
         drain_timeout=30_000,
@@ -127,6 +152,17 @@ def test_values_are_read_in_each_notation(tmp_path: Path) -> None:
             "http.host is '' (environment STREAMPROC_HTTP__HOST), which cannot be: use a text that is not empty",
         ),
         (
+            {"STREAMPROC_WORKERS": "0"},
+            "workers is '0' (environment STREAMPROC_WORKERS), which cannot be: use a number from 1 to 256",
+        ),
+        (
+            {"STREAMPROC_KAFKA__BOOTSTRAP_SERVERS": "broker:9092,other"},
+            (
+                "kafka.bootstrap_servers is 'broker:9092,other' (environment STREAMPROC_KAFKA__BOOTSTRAP_SERVERS), "
+                "which cannot be: use host:port, several with commas between them"
+            ),
+        ),
+        (
             {"STREAMPROC_LOG__LEVLE": "info"},
             "STREAMPROC_LOG__LEVLE in the environment is no setting: did you mean STREAMPROC_LOG__LEVEL?",
         ),
@@ -137,6 +173,43 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, environment: dict[str
     with pytest.raises(ConfigError) as caught:
         load({}, environment, tmp_path)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"KAFKA__REQUEST_TIMEOUT": "10s"},
+            "is 10s (environment STREAMPROC_KAFKA__REQUEST_TIMEOUT), and transaction.timeout 10s (default): the first",
+        ),
+        ({"TRANSACTION__TIMEOUT": "8s"}, "kafka.request_timeout is 8s (default), and transaction.timeout 8s"),
+        (
+            {"COMMIT__INTERVAL": "4s"},
+            "the first must be less than 1/3 of the second, since a transaction is committed after a third of what",
+        ),
+        ({"GROUP__HEARTBEAT_INTERVAL": "2s"}, "group.heartbeat_interval is 2s"),
+        ({"GROUP__SESSION_TIMEOUT": "1s"}, "and group.session_timeout 1s"),
+        ({"GROUP__REBALANCE_TIMEOUT": "16s"}, "and group.rebalance_timeout 16s"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL"}, "is SASL_SSL, which needs kafka.sasl_mechanism: set STREAMPROC_"),
+        ({"KAFKA__SASL_PASSWORD": "hush"}, "kafka.sasl_password is set (environment STREAMPROC_KAFKA__SASL_PASSWORD)"),
+        ({"KAFKA__SSL_CAFILE": "ca.pem"}, "and kafka.security_protocol is PLAINTEXT, which does not use it"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_KEYFILE": "key.pem"}, "without kafka.ssl_certfile"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, variables: dict[str, str], message: str) -> None:
+    """Both are named, with where they come from; a secret is not said."""
+    with pytest.raises(ConfigError) as caught:
+        load({}, {f"STREAMPROC_{name}": value for name, value in variables.items()}, tmp_path)
+    assert message in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_brokers_may_be_a_list_in_a_file(tmp_path: Path) -> None:
+    """A file has lists, the environment commas; addresses of IPv6 stand in brackets."""
+    (tmp_path / "streamproc.toml").write_text('[kafka]\nbootstrap_servers = ["a:9092", "[::1]:9093"]\n')
+    assert load({}, {}, tmp_path).kafka_bootstrap_servers == "a:9092,[::1]:9093"
+    spaced = {"STREAMPROC_KAFKA__BOOTSTRAP_SERVERS": "a:9092, [::1]:9093,"}
+    assert load({}, spaced, tmp_path).kafka_bootstrap_servers == "a:9092,[::1]:9093"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +238,8 @@ def test_a_line_that_is_no_assignment_is_refused(tmp_path: Path) -> None:
 
 
 def test_variables_for_tests_are_no_settings(tmp_path: Path) -> None:
-    """STREAMPROC_TEST_* and STREAMPROC_CRASH_AT belong to tests, and other variables to others."""
-    environment = {"STREAMPROC_TEST_DATA": "/data", "STREAMPROC_CRASH_AT": "", "PATH": "/bin"}
+    """Those of tests and what a supervisor says to workers are none of them, and other variables are others'."""
+    environment = {"STREAMPROC_TEST_DATA": "/data", "STREAMPROC_CRASH_AT": "", "STREAMPROC_SUPERVISED": "7", "PATH": ""}
     assert load({}, environment, tmp_path) == load({}, {}, tmp_path)
 
 
@@ -196,6 +269,10 @@ def test_a_secret_is_never_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"vault.token is \[redacted\]"):
         gather([strict], {}, {"STREAMPROC_VAULT__TOKEN": "hush"}, tmp_path)
     assert REDACTED not in str(shown(load({}, {}, tmp_path)))
+    config = load({}, SASL, tmp_path)
+    assert config.kafka_sasl_password == SASL["STREAMPROC_KAFKA__SASL_PASSWORD"]
+    assert "hush" not in repr(config) + str(shown(config))
+    assert {row["value"] for row in shown(config) if row["name"] == "kafka.sasl_password"} == {REDACTED}
 
 
 def test_what_is_shown_is_what_is_used(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""What can be found wrong with a topology before it runs on the brokers there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+from streamproc.adapters.kafka import KafkaAdmin, KafkaBroker, Topic
+from streamproc.cli import provisioning, reading
+from streamproc.cli.checks import Finding
+from streamproc.core.errors import TopologyError
+from streamproc.core.partition import partition
+from streamproc.core.plan import Graph, Plan, build
+from streamproc.ports.broker import TopicPartition
+from streamproc.runners.worker.takeover import layout
+
+SAMPLE = 500
+"""Offsets at the end of each partition whose keys are looked at."""
+SAFE = 2
+"""The least min.insync.replicas that survives the loss of a broker."""
+
+
+async def findings(broker: KafkaBroker, admin: KafkaAdmin, graph: Graph) -> list[Finding]:
+    """Everything found, in the order of codes."""
+    sources = await admin.describe_topics(reading.sources(graph))
+    missing = [topic for topic in reading.sources(graph) if topic not in sources]
+    if missing:
+        return [
+            Finding("SP201", "error", topic, f"topic {topic!r} is read and does not exist: create it")
+            for topic in missing
+        ]
+    try:
+        plan = build(graph, {topic: found.partitions for topic, found in sources.items()})
+    except TopologyError as error:
+        return [Finding("SP202", "error", graph.name, str(error))]
+    wanted = provisioning.needed(plan)
+    there = await admin.describe_topics([each.name for each in wanted])
+    found = list(_topics(wanted, there))
+    found += _copies(wanted, there, await admin.brokers())
+    found += [one async for one in _keys(broker, plan)]
+    found += [one async for one in _state(broker, plan, there)]
+    return sorted(found, key=lambda one: one.code)
+
+
+def _topics(wanted: Sequence[provisioning.Needed], there: Mapping[str, Topic]) -> Iterator[Finding]:
+    for each in wanted:
+        topic = there.get(each.name)
+        if topic is None:
+            yield Finding(
+                "SP201",
+                "error",
+                each.name,
+                f"topic {each.name!r} ({each.kind}) does not exist: `streamproc topics apply` creates it",
+            )
+        elif each.own:
+            if topic.partitions != each.partitions:
+                yield Finding("SP202", "error", each.name, f"topic {each.name!r}: {each.miscounted(topic)}")
+            for why in each.misconfigured(topic):
+                yield Finding("SP204", "error", each.name, f"topic {each.name!r}: {why}")
+
+
+def _copies(wanted: Sequence[provisioning.Needed], there: Mapping[str, Topic], brokers: int) -> Iterator[Finding]:
+    """Where the loss of one broker would lose what is promised to be kept."""
+    if brokers < provisioning.REPLICATION:
+        return
+    for each in wanted:
+        topic = there.get(each.name)
+        if topic is None or not each.own:
+            continue
+        least = int(topic.configs.get("min.insync.replicas", "1"))
+        if topic.replication < provisioning.REPLICATION or least < SAFE:
+            yield Finding(
+                "SP205",
+                "warning",
+                each.name,
+                f"topic {each.name!r} has {topic.replication} replicas and min.insync.replicas={least}: with fewer "
+                f"than {provisioning.REPLICATION} and {SAFE} the loss of a broker can lose state",
+            )
+
+
+async def _keys(broker: KafkaBroker, plan: Plan) -> AsyncIterator[Finding]:
+    """Whether the records of keyed sources are where their keys belong, as far as a sample shows."""
+    for inlet in plan.inlets:
+        if inlet.source is None or inlet.source.key is None:
+            continue
+        count = plan.counts[inlet.topic]
+        looked, wrong, example = 0, 0, ""
+        for number in range(count):
+            place = TopicPartition(inlet.topic, number)
+            async for row in _newest(broker, place):
+                if row.key is None:
+                    continue
+                looked += 1
+                if (right := partition(row.key, count)) != number:
+                    wrong += 1
+                    example = example or f"the key at offset {row.offset} of partition {number} belongs to {right}"
+        if wrong:
+            yield Finding(
+                "SP203",
+                "error",
+                inlet.topic,
+                f"topic {inlet.topic!r} is read as keyed, and {wrong} of {looked} of its newest records are not in "
+                f"the partition of their key ({example}): its producer has another partitioner than Kafka's default, "
+                "or partitions were added. Use that partitioner (librdkafka: partitioner=murmur2_random), or leave "
+                "out key= and say key_by",
+            )
+
+
+async def _newest(broker: KafkaBroker, place: TopicPartition) -> AsyncIterator[reading.Row]:
+    start = (await reading.starts(broker, [place]))[place]
+    end = (await reading.ends(broker, [place]))[place]
+    async for fetched in reading.behind(broker, place, max(start, end - SAMPLE), end):
+        for row in reading.rows(fetched, end):
+            yield row
+
+
+async def _state(broker: KafkaBroker, plan: Plan, there: Mapping[str, Topic]) -> AsyncIterator[Finding]:
+    """Whether state that is there can be read by the nodes that there are."""
+    for stage in plan.stages:
+        topic = there.get(plan.changelog(stage))
+        if topic is None or topic.partitions != stage.partitions:
+            continue  # there is no state, or it has been found already
+        written: dict[str, str] = {}
+        for task in (reading.Task(stage, number) for number in range(stage.partitions)):
+            position = await reading.position_of(broker, task.changelog(plan))
+            written |= position["layout"] if position is not None else {}
+        now = layout(stage)
+        for node, was in sorted(written.items()):
+            if node not in now:
+                yield Finding(
+                    "SP104",
+                    "warning",
+                    node,
+                    f"there is state of node {node!r}, which {plan.name} no longer has: it is kept, and not read",
+                )
+            elif now[node] != was:
+                yield Finding(
+                    "SP103",
+                    "error",
+                    node,
+                    f"the state of node {node!r} was written by {was}, and it is {now[node]} now: give it a new name, "
+                    "or begin anew with `streamproc offsets reset`",
+                )
