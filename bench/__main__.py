@@ -21,6 +21,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from bench.records import KINDS
 from bench.workload import Answer, Load, W, Work, written
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,17 +35,21 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What one run took: seconds of the processor and of the clock, peak RSS in MB where it is a whole process."""
+    """What one run took: seconds of the processor and of the clock, peak RSS in MB where it is a whole process.
+
+    `count` is what it went through, where that is not the events of the load.
+    """
 
     cpu: float
     wall: float
     rss: float | None
     answer: Answer
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something to be measured: `how` is a name in `bench.measure`, or a number of partitions for the command line."""
+    """Something to be measured: `how` is a name in `bench.measure` or `bench.records`, or a number of partitions."""
 
     name: str
     how: str | int
@@ -60,9 +65,11 @@ class Subject:
     def _measured(self, path: Path, how: str) -> Taken:
         work = self.work
         command = [sys.executable, "-m", "bench.measure", how, str(path), work.kind, str(work.size), str(work.advance)]
+        if how in KINDS:
+            command = [sys.executable, "-m", "bench.records", how, str(path), str(work.size)]
         done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)  # noqa: S603 - ourselves
-        cpu, wall, answer = json.loads(done.stdout)
-        return Taken(cpu, wall, None, Answer(*answer))
+        (cpu, wall, answer), *count = json.loads(done.stdout) if how in KINDS else [json.loads(done.stdout)]
+        return Taken(cpu, wall, None, Answer(*answer), *count)
 
     def _command(self, path: Path, partitions: int) -> Taken:
         """From a file to SQLite by the command line, start and end of the process included."""
@@ -144,12 +151,27 @@ def windows(*, quick: bool) -> list[Subject]:
     return found
 
 
+def records(*, quick: bool) -> list[Subject]:
+    """State to changelogs and back, in cells, and events across a repartition topic."""
+    load = Load(60_000 if quick else 300_000, 10_000 if quick else 100_000, zipf=False)
+    return [
+        Subject("state: blocks to store", "restore blocks", load),
+        Subject("state: cells to store", "restore cells", load),
+        Subject("state: changes to blocks", "write blocks", load),
+        Subject("state: changes to cells", "write cells", load),
+        Subject("crossing: records to values", "encode crossings", load),
+        Subject("crossing: values to records", "decode crossings", load),
+    ]
+
+
 def figures(subjects: Sequence[Subject], base: Subject) -> Iterator[dict[str, Any]]:
     """Medians of each subject; ratios to the base are taken within rounds."""
     for subject in subjects:
-        n = subject.load.events
+        n = subject.runs[0].count or subject.load.events
         rates = [n / taken.cpu for taken in subject.runs]
-        ratios = [rate * taken.cpu / base.load.events for rate, taken in zip(rates, base.runs, strict=True)]
+        ratios = [
+            rate * taken.cpu / (taken.count or base.load.events) for rate, taken in zip(rates, base.runs, strict=True)
+        ]
         rss = [taken.rss for taken in subject.runs if taken.rss is not None]
         yield {
             "name": subject.name,
@@ -209,6 +231,7 @@ def main() -> int:
         parts = {
             "Workload W": (comparison(quick=asked.quick), rounds),
             "Windows, state commits included": (windows(quick=asked.quick), 1 if asked.quick else min(rounds, 3)),
+            "Changelogs in cells, crossings in events": (records(quick=asked.quick), 1 if asked.quick else rounds),
         }
         for title, (subjects, turns) in parts.items():
             chosen = [subject for subject in subjects if asked.only in subject.name]

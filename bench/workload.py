@@ -148,7 +148,11 @@ def written(values: Iterable[bytes | None]) -> Answer:
 
 def expected(path: Path, work: Work) -> Answer:
     """The answer by brute force: no stream, no watermark, nothing of the engine."""
-    events = [(e["user"], e["ts"], e["amount"]) for e in map(json.loads, path.open())]
+    return by_force(((e["user"], e["ts"], e["amount"]) for e in map(json.loads, path.open())), work)
+
+
+def by_force(events: Iterable[tuple[str, int, float]], work: Work) -> Answer:
+    """The answer for users, times and amounts."""
     if work.kind == "trailing":
         return summed(_trailing(events, work.size))
     advance = work.advance or work.size
@@ -164,7 +168,7 @@ def expected(path: Path, work: Work) -> Answer:
     )
 
 
-def _trailing(events: list[tuple[str, int, float]], size: int) -> Iterator[Row]:
+def _trailing(events: Iterable[tuple[str, int, float]], size: int) -> Iterator[Row]:
     users: dict[str, list[tuple[int, float]]] = {}
     for user, ts, amount in events:
         users.setdefault(user, []).append((ts, amount))

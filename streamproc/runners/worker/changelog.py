@@ -168,7 +168,7 @@ class Changelog:
         span = self._spans.get(place)
         held: _Cells = {} if change.wiped else store.bucket(*place)
         cells: _Cells = change.cells
-        whole = span is None or change.wiped or self._outgrown(span, cells, held)
+        whole = span is None or change.wiped or self._outgrown(span, len(cells), len(held))
         if whole or (not any(cells.values()) and len(cells) >= len(held)):
             after = {**held, **cells} if held else cells
             if not all(after.values()):
@@ -191,7 +191,7 @@ class Changelog:
             assert span is not None
             draft.spans[place] = span._replace(behind=behind, cells=span.cells + len(cells))
 
-    def _outgrown(self, span: _Span, cells: _Cells, held: _Cells) -> bool:
+    def _outgrown(self, span: _Span, touched: int, held: int) -> bool:
         """Whether it is time to write a time whole: its blocks hold twice what is live, or are very many.
 
         Many blocks alone are no reason while they hold little, or a large time would be written again and again.
@@ -199,8 +199,7 @@ class Changelog:
         added = span.behind - span.first - span.parts + 1
         if added > _PATIENCE * self._most:
             return True
-        total = span.cells + len(cells) - (_SLACK if added <= self._most else 0)
-        return total > 2 * len(held) and total > 2 * len(held.keys() | cells.keys())
+        return span.cells + touched > 2 * held + (_SLACK if added <= self._most else 0)
 
     def _blocks(self, cells: _Cells) -> Iterator[bytes]:
         """Cells packed, in blocks that are not too large; none of no cells."""

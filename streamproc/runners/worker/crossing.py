@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
-from streamproc.core.batch import Crossing, Headers, Position
+from streamproc.core.batch import Crossing, Headers, Mark, Position, Said
 from streamproc.core.errors import StateError
+from streamproc.core.feed import SLICE, Landed, Slice, read_back
 from streamproc.ports import Packing
 
 FORMAT = 1
@@ -23,72 +24,124 @@ FORMAT = 1
 
 
 class Spoken(NamedTuple):
-    """A mark as it was read, just before the record `before` of the run; `message` is its own place among all."""
+    """A mark as it was read, just before the record `before` of its run."""
 
     before: int
-    message: int
+    offset: int
     task: int
     incarnation: int
-    watermark: int
-    idle: bool
+    said: Said
 
 
 @dataclass(slots=True)
 class Crossed:
     """What a run of messages of one partition says: parallel lists with one item a record, and the marks in between.
 
-    `indexes` are the places of the records in the run, to find their offsets by; `headers` is None where none has any.
+    `headers` is None where no record has any.
     """
 
-    indexes: Sequence[int] = ()
-    tasks: list[int] = field(default_factory=list)
-    incarnations: list[int] = field(default_factory=list)
-    keys: list[Any] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    headers: list[Headers] | None = None
-    positions: list[Position] = field(default_factory=list)
+    offsets: Sequence[int] = ()
+    routes: Sequence[Any] = ()
+    tasks: Sequence[int] = ()
+    incarnations: Sequence[int] = ()
+    keys: Sequence[Any] = ()
+    values: Sequence[Any] = ()
+    times: Sequence[int] = ()
+    headers: Sequence[Headers] | None = None
+    positions: Sequence[Position] = ()
     marks: list[Spoken] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.values)
 
+    def rows(self) -> list[Landed]:
+        """Records and marks one by one, in the order of the run."""
+        headers = self.headers if self.headers is not None else repeat(())
+        records = map(Crossing, self.keys, self.values, self.times, headers, self.positions, self.routes)
+        rows = list(map(Landed, self.offsets, self.tasks, self.incarnations, records))
+        for one in reversed(self.marks):
+            rows.insert(one.before, Landed(one.offset, one.task, one.incarnation, one.said))
+        return rows
 
-def encode(crossings: Sequence[Crossing], task: int, incarnation: int, packing: Packing) -> list[bytes]:
-    """The values of records on their way through a repartition topic; their keys are their routes.
+    def slices(self, first: int, incarnations: list[int], next_offset: int) -> list[Slice]:
+        """What `read_back` gives of all rows, in slices; `next_offset` stands behind the whole run.
+
+        Column by column, unless a task speaks in another incarnation than the one that was heard of last.  Raises
+        StateError where a task speaks that has no place in `incarnations`.
+        """
+        heard = {*zip(self.tasks, self.incarnations, strict=True), *((one.task, one.incarnation) for one in self.marks)}
+        strange = {task for task, _ in heard if not 0 <= task < len(incarnations)}
+        if strange:
+            raise StateError(
+                f"a repartition topic holds records of upstream task {min(strange)}, and there are "
+                f"{len(incarnations)}: their input had more partitions once. Use another app name, or begin anew"
+            )
+        if any(incarnations[task] != incarnation for task, incarnation in heard):
+            return [read_back(first, self.rows(), incarnations, next_offset)]
+        count, marks = len(self), iter(self.marks)
+        mark = next(marks, None)
+        found: list[Slice] = []
+        for start in range(0, count or 1, SLICE):
+            stop = min(start + SLICE, count)
+            part = slice(start, stop)
+            one = Slice(
+                [first + task for task in self.tasks[part]],
+                list(self.values[part]),
+                list(self.times[part]),
+                self.offsets[part],
+                next_offset if stop == count else self.offsets[stop - 1] + 1,
+                list(self.keys[part]),
+                None if self.headers is None else list(self.headers[part]),
+                list(self.positions[part]),
+                range(stop - start),
+            )
+            while mark is not None and (mark.before < stop or stop == count):
+                at = mark.before - start
+                one.marks.append(Mark(at, first + mark.task, *mark.said, mark.incarnation, mark.offset + 1))
+                mark = next(marks, None)
+            found.append(one)
+        return found
+
+
+def encode(crossings: Sequence[Crossing], task: int, incarnation: int, packing: Packing) -> list[tuple[bytes, bytes]]:
+    """Keys and values of records on their way through a repartition topic, from one incarnation of one task.
 
     Raises StateError for a key, value or header that cannot be packed.
     """
     if not crossings:
         return []
     count = len(crossings)
-    keys, values, times, headers, positions, _ = zip(*crossings, strict=True)
+    keys, values, times, headers, positions, routes = zip(*crossings, strict=True)
     topics, partitions, offsets = zip(*positions, strict=True)
     named = [list(chain.from_iterable(each)) or None for each in headers] if any(headers) else [None] * count
     sender = [FORMAT] * count, [task] * count, [incarnation] * count
-    return packing.pack_rows([*sender, times, topics, partitions, offsets, named, keys, values])
+    packed = packing.pack_rows([*sender, times, topics, partitions, offsets, named, keys, values])
+    return list(zip(routes, packed, strict=True))
 
 
-def mark(task: int, incarnation: int, watermark: int, packing: Packing, *, idle: bool) -> bytes:
-    """The value of a mark: the task will send nothing older than the watermark; `idle` says that all its inputs are."""
-    return packing.pack([FORMAT, task, incarnation, watermark, idle])
+def mark(said: Said, task: int, incarnation: int, packing: Packing) -> bytes:
+    """The value of a mark, whose key is None."""
+    return packing.pack([FORMAT, task, incarnation, said.watermark, said.idle])
 
 
-def decode(keys: Sequence[bytes | None], values: Sequence[bytes | None], packing: Packing) -> Crossed:
+def decode(
+    offsets: Sequence[int], keys: Sequence[bytes | None], values: Sequence[bytes | None], packing: Packing
+) -> Crossed:
     """What was encoded and marked, in the order of the run.
 
-    Raises StateError for what is no such message, naming its place in the run and what is wrong with it.
+    Raises StateError for what is no such message, naming its offset and what is wrong with it.
     """
-    count = len(keys)
     if None not in keys:
-        return _records(range(count), _unpacked(range(count), values, packing))
-    placed = [index for index, key in enumerate(keys) if key is not None]
+        return _records(offsets, keys, _unpacked(offsets, values, packing))
     marked = [index for index, key in enumerate(keys) if key is None]
-    crossed = _records(placed, _unpacked(placed, [values[index] for index in placed], packing))
-    frames = _unpacked(marked, [values[index] for index in marked], packing)
-    crossed.marks = [
-        _spoken(index - number, index, frame) for number, (index, frame) in enumerate(zip(marked, frames, strict=True))
-    ]
+    placed = [index for index, key in enumerate(keys) if key is not None]
+    at = [offsets[index] for index in placed]
+    frames = _unpacked(at, [values[index] for index in placed], packing)
+    crossed = _records(at, [keys[index] for index in placed], frames)
+    at = [offsets[index] for index in marked]
+    frames = _unpacked(at, [values[index] for index in marked], packing)
+    befores = (index - number for number, index in enumerate(marked))
+    crossed.marks = list(map(_spoken, befores, at, frames))
     return crossed
 
 
@@ -97,25 +150,25 @@ _RECORD = {"format": int, "task": int, "incarnation": int, "time": int, "topic":
 _MARK = {"format": int, "task": int, "incarnation": int, "watermark": int, "idle": bool}
 
 
-def _records(indexes: Sequence[int], frames: list[Any]) -> Crossed:
+def _records(offsets: Sequence[int], routes: Sequence[bytes | None], frames: list[Any]) -> Crossed:
     if not frames:
-        return Crossed(indexes)
+        return Crossed()
     if set(map(type, frames)) != {list} or set(map(len, frames)) != {len(_RECORD) + 3}:
-        raise _first_wrong(indexes, frames)
-    versions, tasks, incarnations, times, topics, partitions, offsets, headers, keys, values = zip(*frames, strict=True)
+        raise _first_wrong(offsets, frames)
+    versions, tasks, incarnations, times, topics, partitions, places, headers, keys, values = zip(*frames, strict=True)
     if (
-        set(map(type, chain(versions, tasks, incarnations, times, partitions, offsets))) != {int}
+        set(map(type, chain(versions, tasks, incarnations, times, partitions, places))) != {int}
         or set(map(type, topics)) != {str}
         or set(versions) != {FORMAT}
     ):
-        raise _first_wrong(indexes, frames)
+        raise _first_wrong(offsets, frames)
     named: list[Headers] | None = None
     if headers.count(None) != len(headers):
         if not all(map(_are_headers, headers)):
-            raise _first_wrong(indexes, frames)
+            raise _first_wrong(offsets, frames)
         named = [tuple(zip(each[::2], each[1::2], strict=True)) if each else () for each in headers]
-    places = list(zip(topics, partitions, offsets, strict=True))
-    return Crossed(indexes, list(tasks), list(incarnations), list(keys), list(values), list(times), named, places)
+    positions = list(zip(topics, partitions, places, strict=True))
+    return Crossed(offsets, routes, tasks, incarnations, keys, values, times, named, positions)
 
 
 def _are_headers(flat: Any) -> bool:
@@ -130,34 +183,35 @@ def _are_headers(flat: Any) -> bool:
     )
 
 
-def _spoken(before: int, message: int, frame: Any) -> Spoken:
+def _spoken(before: int, offset: int, frame: Any) -> Spoken:
     fault = _fault(frame, _MARK, len(_MARK))
     if fault:
-        raise StateError(f"message {message} of a run from a repartition topic is no mark: {fault}")
-    return Spoken(before, message, *frame[1:])
+        raise StateError(f"offset {offset} of a repartition topic is no mark: {fault}")
+    _, task, incarnation, watermark, idle = frame
+    return Spoken(before, offset, task, incarnation, Said(watermark, idle))
 
 
-def _unpacked(indexes: Sequence[int], values: Sequence[bytes | None], packing: Packing) -> list[Any]:
-    """What messages hold; their places in the run are for words about one that holds nothing."""
+def _unpacked(offsets: Sequence[int], values: Sequence[bytes | None], packing: Packing) -> list[Any]:
+    """What messages hold; their offsets are for words about one that holds nothing."""
     try:
         return packing.unpack_each(values)  # type: ignore[arg-type] # a None is damage like any other
     except StateError as error:
-        for index, value in zip(indexes, values, strict=True):
+        for offset, value in zip(offsets, values, strict=True):
             try:
                 packing.unpack(value)  # type: ignore[arg-type] # the same
             except StateError as reason:
-                raise StateError(f"message {index} of a run from a repartition topic: {reason}") from error
+                raise StateError(f"offset {offset} of a repartition topic: {reason}") from error
         raise
 
 
-def _first_wrong(indexes: Sequence[int], frames: list[Any]) -> StateError:
+def _first_wrong(offsets: Sequence[int], frames: list[Any]) -> StateError:
     """Words about the first record that is none."""
-    for index, frame in zip(indexes, frames, strict=True):
+    for offset, frame in zip(offsets, frames, strict=True):
         fault = _fault(frame, _RECORD, len(_RECORD) + 3)
         if not fault and not _are_headers(frame[len(_RECORD)]):
             fault = f"its headers are none, {_FOREIGN}"
         if fault:
-            return StateError(f"message {index} of a run from a repartition topic is no record: {fault}")
+            return StateError(f"offset {offset} of a repartition topic is no record: {fault}")
     raise AssertionError("one of them is wrong")
 
 
