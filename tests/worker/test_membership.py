@@ -66,8 +66,8 @@ class Scripted:
 
     answers: dict[str, list[Any]] = field(default_factory=dict)
     calls: list[tuple[float, str, Any]] = field(default_factory=list)
+    topics: tuple[str, ...] = ()
     generation: int = 0
-    assignment: bytes = b""
 
     async def _answered(self, name: str, said: Any, usual: Callable[[], Any]) -> Any:
         self.calls.append((asyncio.get_running_loop().time(), name, said))
@@ -81,7 +81,9 @@ class Scripted:
             raise answer
         return usual() if answer is None else answer
 
-    async def join(self, _: Membership, member: str, metadata: bytes) -> Joined:
+    async def join(self, membership: Membership, member: str, metadata: bytes) -> Joined:
+        self.topics = membership.topics
+
         def usual() -> Joined:
             self.generation += 1
             name = member or "m1"
@@ -183,6 +185,7 @@ def test_a_member_joins_gets_tasks_and_shows_itself() -> None:
     one.play(2.1)
     assert one.coordinator.said("join") == [("", Claim(PLAN))]
     assert one.coordinator.said("sync") == [{"m1": TASKS}]
+    assert one.coordinator.topics == ("a_left", "a_right")
     assert one.coordinator.times("heartbeat") == [0.5, 1.0, 1.5, 2.0]
     assert one.listener.heard == [("assigned", TASKS)]
     assert (one.member.id, one.member.generation, one.member.owned) == ("m1", 1, TASKS)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import Literal, Protocol, TypeAlias
 
 from streamproc.core.errors import ConfigError
@@ -102,11 +103,11 @@ class GroupMember:
         self.rebalancing_since: float | None = None
         self.group_plan = ""
         self._broker = broker
-        self._membership = membership
         self._tasks = frozenset(tasks)
+        topics = {topic for task in self._tasks for topic in topics_of(task)}
+        self._membership = replace(membership, topics=tuple(sorted(topics)))
         self._plan = plan
         self._topics_of = topics_of
-        self._topics = sorted({topic for task in self._tasks for topic in topics_of(task)})
         self._listener = listener
         self._heartbeat = heartbeat
         self._tell = tell
@@ -203,7 +204,7 @@ class GroupMember:
             self.rebalancing_since = self._now()
         self._again = False
         claim = Claim(self._plan, self.generation, self.owned)
-        joined = await self._broker.join(self._membership, self.id, encode_claim(claim, self._topics))
+        joined = await self._broker.join(self._membership, self.id, encode_claim(claim, self._membership.topics))
         self.id = joined.member
         self.heard_at = self._now()
         shares = self._shares(joined) if joined.leader == joined.member else {}
