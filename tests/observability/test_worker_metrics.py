@@ -165,7 +165,7 @@ def test_what_is_left_to_restore_is_a_sum_over_the_tasks_of_a_stage() -> None:
         Restoring("clicks/1", 0, 50),
         Restoring("clicks/0", 60, 40),
         Restored("clicks/0", 100, 12.0),
-        Ownership("revoked", ["clicks/1"], {}),
+        Ownership("revoked", ["clicks/0", "clicks/1"], {}),
     ):
         observer.happened(event)
         left.append(scrape(observer)["streamproc_restore_remaining_records"]["clicks",])
