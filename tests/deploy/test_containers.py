@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from streamproc.cli import commands
 from streamproc.config import SETTINGS
 from tests.deploy.files import ROOT, loaded, tool
 
@@ -154,3 +155,15 @@ def test_settings_of_the_containers_exist() -> None:
     given = {name for service in SERVICES.values() for name in service.get("environment", {})}
     given |= set(re.findall(r"STREAMPROC_\w+", step("ENV")))
     assert {name for name in given if name.startswith("STREAMPROC_")} - known == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [SERVICES["topics"]["command"], SERVICES["worker"]["command"], ["healthcheck"]],
+    ids=lambda words: words[0],
+)
+def test_commands_of_the_containers_are_commands(words: list[str]) -> None:
+    """Each is one of the command line, and every flag is one of it."""
+    command, bound, _ = commands.app.parse_args(words, exit_on_error=False, print_error=False)
+    assert callable(command)
+    assert bound.arguments or words == ["healthcheck"]
