@@ -14,6 +14,7 @@ class Node:
     windowed: bool = False
     stateful: bool = False
     reasons: dict[str, str] = field(default_factory=dict)
+    late: str | None = None
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,17 @@ def test_the_latency_of_results_is_counted_a_commit_at_a_time() -> None:
     assert math.isclose(got["streamproc_end_to_end_latency_seconds_sum"]["totals",], late)
 
 
+def test_late_records_are_no_results() -> None:
+    """A topic of late records has no latency: they would make every result look late."""
+    node = Node("per_user", windowed=True, late="late-clicks")
+    observer = PrometheusObserver("orders", CollectorRegistry(), Worker(kafka=True))
+    observer.planned(Plan((Stage((node,), (Inlet("clicks", 0),)),), sinks=("late-clicks", "totals")))
+    observer.committed(Commit(emits={("late-clicks", 0): [Emit(None, b"x", 0, (), None)]}), [], 0.1)
+    got = scrape(observer)
+    assert got["streamproc_end_to_end_latency_seconds_count"] == {("totals",): 0}
+    assert got["streamproc_produced_records_total"]["late-clicks",] == 1
+
+
 def test_a_large_worker_stays_below_two_thousand_series() -> None:
     """Twenty nodes, 64 partitions of four topics and six outputs are fewer, folded far fewer."""
     nodes = tuple(

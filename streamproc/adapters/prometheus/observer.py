@@ -99,7 +99,7 @@ class PrometheusObserver:
         self._step_batch = histograms["streamproc_step_batch_records"].at()
         self._commit_duration = histograms["streamproc_commit_duration_seconds"].at()
         self._topics: dict[str, str] = {}  # the topic that a source node reads
-        self._unmeasured: frozenset[str] = frozenset()
+        self._unmeasured: frozenset[str] = frozenset()  # topics whose records are no results
         self._marks: dict[str, dict[str, int]] = {}
         self._open: Tally[tuple[str, str]] = Tally()
         self._entries: Tally[tuple[str, str]] = Tally()
@@ -174,9 +174,10 @@ class PrometheusObserver:
             self._produced_bytes.at(topic)
         for topic in plan.dead_letters:
             self._dlq.at(topic)
-        for topic in plan.sinks:
+        late = {node.late for node in plan.nodes if node.late}
+        self._unmeasured = frozenset((*plan.dead_letters, *late, *self._topics.values()))
+        for topic in sorted(set(plan.sinks) - self._unmeasured):
             self._instruments.latencies.at(topic)
-        self._unmeasured = frozenset((*plan.dead_letters, *self._topics.values()))
 
     def _plan_input(self, topic: str, partitions: int) -> None:
         self._consumed_records.at(topic)
