@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import msgspec
 
 from streamproc import Topology, Tumbling
@@ -43,4 +46,25 @@ def rekeyed(prefix: str) -> Topology:
         .count(name="counts")
         .to(f"{prefix}-counts")
     )
+    return topology
+
+
+def strict(prefix: str) -> Topology:
+    """The same without a dead-letter topic: what cannot be processed stops the task."""
+    topology = Topology(f"{prefix}-strict")
+    topology.source(f"{prefix}-seen", Seen, event_time=lambda s: s.ts).to(f"{prefix}-counts")
+    return topology
+
+
+def stuck(prefix: str) -> Topology:
+    """A topology whose first step never ends, and says so."""
+
+    def wait(seen: Seen) -> Seen:
+        sys.stderr.write("stuck\n")
+        sys.stderr.flush()
+        threading.Event().wait()
+        return seen
+
+    topology = Topology(f"{prefix}-stuck")
+    topology.source(f"{prefix}-seen", Seen, event_time=lambda s: s.ts).map(wait).to(f"{prefix}-counts")
     return topology

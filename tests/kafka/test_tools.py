@@ -128,7 +128,7 @@ class Tools:
     @contextmanager
     def worker(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
         """A worker, or several, that is gone at the end."""
-        with (self._folder / "worker.log").open("ab") as log:
+        with (self._folder / "worker.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "streamproc", "run", *arguments],
                 cwd=ROOT,
@@ -152,8 +152,22 @@ class Tools:
             assert process.wait(30) == 0, self.log()
 
     def log(self) -> str:
-        """What workers have said."""
+        """What the last worker has said."""
         return (self._folder / "worker.log").read_text()
+
+    def heard(self, process: subprocess.Popen[bytes], words: str) -> None:
+        """Wait until a worker has said something."""
+        while words not in self.log():
+            assert process.poll() is None, self.log()
+
+    def workers(self, count: int, port: int, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+        """What the workers of a supervisor say, once all of them are at work."""
+        while True:
+            assert process.poll() is None, self.log()
+            code, out, _ = self.run("status", "--at", f"127.0.0.1:{port}", "--json")
+            found = [json.loads(line) for line in out.splitlines()]
+            if not code and len(found) == count and all(row["partitions"] for row in found):
+                return found
 
 
 @pytest.fixture
@@ -249,6 +263,7 @@ def test_check_asks_brokers(tools: Tools) -> None:
     )
 
 
+@pytest.mark.slow
 def test_check_finds_state_of_another_plan(tools: Tools) -> None:
     """State of a node with another window cannot be read, that of a node that is gone is kept; run refuses too."""
     tools.apply()
@@ -271,6 +286,7 @@ def test_check_finds_state_of_another_plan(tools: Tools) -> None:
 # lag, offsets, state
 
 
+@pytest.mark.slow
 def test_lag_and_state_are_read_from_brokers(tools: Tools) -> None:
     """Whether or not a worker runs: how far it is, and what it holds by task, node, time and key."""
     tools.apply()
@@ -296,6 +312,7 @@ def test_lag_and_state_are_read_from_brokers(tools: Tools) -> None:
     assert (code, said) == (2, f"{tools.prefix}-counting has no node 'nope' with state; it has counts")
 
 
+@pytest.mark.slow
 def test_a_reset_begins_anew_without_state(tools: Tools) -> None:
     """Offsets, position and state go together: what is read again is counted as if it had never been."""
     tools.apply()
@@ -324,6 +341,7 @@ def test_a_reset_begins_anew_without_state(tools: Tools) -> None:
     assert tools.counts() == [("ann", 2), ("ann", 2), ("bob", 1), ("bob", 1)]
 
 
+@pytest.mark.slow
 def test_a_reset_may_keep_state_and_move_one_partition(tools: Tools) -> None:
     """Records are passed over in one partition, and what was counted before stays counted."""
     tools.apply()
@@ -356,6 +374,7 @@ def test_a_reset_is_refused_while_somebody_is_at_work(tools: Tools) -> None:
     assert said.endswith("stop all workers first")
 
 
+@pytest.mark.slow
 def test_a_reset_passes_over_what_was_on_its_way(tools: Tools) -> None:
     """Behind a re-key nothing is counted twice: what crossed before the reset is not read again."""
     tools.apply(name="rekeyed")
@@ -371,6 +390,7 @@ def test_a_reset_passes_over_what_was_on_its_way(tools: Tools) -> None:
 # dead letters
 
 
+@pytest.mark.slow
 def test_dead_letters_are_shown_and_sent_back(tools: Tools) -> None:
     """Once each, byte for byte, to where they came from; one that fails again comes back, three times at most."""
     tools.apply()
@@ -427,6 +447,7 @@ def test_a_worker_that_finds_no_brokers_says_which(tools: Tools, monkeypatch: py
         assert "kafka.bootstrap_servers (--bootstrap-servers)" in said
 
 
+@pytest.mark.slow
 def test_a_worker_may_be_killed_at_a_step(tools: Tools) -> None:
     """As tests ask it to be: at the nth time of a step, and as if its machine had gone; nothing is counted twice."""
     tools.apply()
@@ -442,25 +463,83 @@ def test_a_worker_may_be_killed_at_a_step(tools: Tools) -> None:
     assert "STREAMPROC_CRASH_AT is 'nowhere': use STEP or STEP:N with a step of after_init_pid, " in tools.log()
 
 
+@pytest.mark.slow
 def test_several_workers_share_the_work(tools: Tools) -> None:
-    """Each is listed by the supervisor and says how it is; one that is killed is started again; all drain together."""
+    """Each is listed by the supervisor and says how it is, and all drain together."""
     tools.apply()
     topology, port = tools.topology(), free_port("127.0.0.1")
     with tools.worker(topology, "--workers", "2", "--port", str(port)) as process:
-        while tools.run("healthcheck", "--ready", "--at", f"127.0.0.1:{port}")[0]:
-            assert process.poll() is None, tools.log()
-
-        def shares() -> list[int]:
-            code, out, _ = tools.run("status", "--at", f"127.0.0.1:{port}", "--json")
-            found = [json.loads(line) for line in out.splitlines()]
-            assert [row["worker"] for row in found] == [f"127.0.0.1:{port + 1}", f"127.0.0.1:{port + 2}"]
-            return [] if code else sorted(len(row["partitions"]) for row in found)
-
-        while shares() != [1, 2]:
-            assert process.poll() is None, tools.log()
+        tools.heard(process, f"workers at http://127.0.0.1:{port}/sd")
+        found = tools.workers(2, port, process)
+        assert [row["worker"] for row in found] == [f"127.0.0.1:{port + 1}", f"127.0.0.1:{port + 2}"]
+        for at in (port, port + 1, port + 2):
+            assert tools.run("healthcheck", "--at", f"127.0.0.1:{at}") == (0, "ok\n", "")
         tools.send("ann", "bob", "ann", last=True)
         while any(row["lag"] for row in tools.rows("lag", topology)):
             assert process.poll() is None, tools.log()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, tools.log()
     assert tools.counts() == [("ann", 2), ("bob", 1)]
+    code, out, _ = tools.run("status", "--at", f"127.0.0.1:{port}")
+    assert (code, out.split()[:2]) == (1, [f"127.0.0.1:{port}", "down"])
+
+
+def test_workers_do_not_outlive_their_supervisor(tools: Tools) -> None:
+    """One that is killed cannot tell its workers anything, and they drain all the same."""
+    tools.apply()
+    topology, port = tools.topology(), free_port("127.0.0.1")
+    with tools.worker(topology, "--workers", "2", "--port", str(port)) as process:
+        tools.workers(2, port, process)
+        process.kill()
+        process.wait()
+    while tools.run("offsets", "reset", topology, "--to", "latest", "--dry-run")[0] != 0:
+        pass
+    assert [words for words in tools.log().splitlines() if '"event":"draining"' in words] != []
+
+
+def test_a_worker_is_stopped_step_by_step(tools: Tools) -> None:
+    """A step that does not end: once for a drain that comes to its deadline, twice for leaving at once."""
+    tools.apply(name="stuck")
+    tools.send("ann")
+    topology = tools.topology(name="stuck")
+    with tools.worker(topology, "--no-http", "--drain-timeout", "100ms") as process:
+        tools.heard(process, "stuck\n")
+        process.send_signal(signal.SIGUSR1)
+        tools.heard(process, "in wait\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 75
+    assert "what was not committed will be read again" in tools.log()
+    with tools.worker(topology, "--no-http") as process:
+        tools.heard(process, "stuck\n")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+
+
+def test_a_worker_can_be_stopped_while_it_looks_for_brokers(tools: Tools) -> None:
+    """Nothing has begun, so nothing has to be committed: exit 0 at once."""
+    nobody = ("--bootstrap-servers", "127.0.0.1:1", "--port", "0")
+    with tools.worker(tools.topology(), *nobody) as process:
+        tools.heard(process, "metrics at http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_what_a_worker_cannot_mend_ends_it(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that may not be passed over: 1, with which; a setting that the broker refuses: 2, with which."""
+    tools.apply(name="strict")
+    topology = tools.topology(name="strict")
+    quiet = ("--no-http", "--log-level", "critical")
+    monkeypatch.setenv("STREAMPROC_TRANSACTION__TIMEOUT", "20m")
+    code, said = tools.failing("run", topology, *quiet)
+    assert (code, "transaction" in said.lower()) == (2, True)
+    monkeypatch.delenv("STREAMPROC_TRANSACTION__TIMEOUT")
+
+    async def broken() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=tools.bootstrap) as producer:
+            await producer.send_and_wait(f"{tools.prefix}-seen", b"{", partition=0)
+
+    asyncio.run(broken())
+    code, said = tools.failing("run", topology, *quiet)
+    assert code == 1
+    assert f"on {tools.prefix}-seen partition 0 offset 0" in said
