@@ -143,6 +143,9 @@ class GroupMember:
 
         Raises NotAdmitted, Malformed, what the listener raises, and refusals of the broker that nobody has foreseen.
         """
+        left_before = self._leaving
+        if left_before:
+            return
         self._life = asyncio.get_running_loop().create_task(self._live(), name="membership")
         try:
             await self._life

@@ -1,0 +1,456 @@
+"""One task on this worker, from its take-over to its end.
+
+    fencing --> restoring --> running --> closing --> parked
+       ^________________________|  a commit failed, or nobody knows: begin anew from what is committed
+
+A take-over fences the last owner first, and asks for offsets and for the end of the changelog only then: before, they
+could still change.  State is restored up to that end, and must name the very offsets that the group has.  Then the
+task works: batch after batch into its overlay, and now and then one transaction of all that has come of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+from streamproc.core.batch import Crossing, DeadLetter, Emit, Headers, Said, Step
+from streamproc.core.errors import StreamprocError
+from streamproc.core.partition import partition as partition_of
+from streamproc.core.plan import Stage
+from streamproc.ports import Commit, Run
+from streamproc.ports.broker import BrokerError, Code, Fetched, Outgoing, Refused, TopicPartition
+from streamproc.ports.worker import Changelog as ChangelogGrew
+from streamproc.ports.worker import Restored, Standing, Uncommitted
+from streamproc.runners.bench import Bench
+from streamproc.runners.engine import dead_letter_headers
+from streamproc.runners.worker import crossing
+from streamproc.runners.worker.assigning import TaskId
+from streamproc.runners.worker.changelog import Draft
+from streamproc.runners.worker.house import House, Kept
+from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable
+from streamproc.runners.worker.takeover import TakeOver, layout
+
+STAMP = "streamproc.timestamp"
+"""Header with the true timestamp of a record whose own Kafka cannot carry (S4)."""
+
+AT_ONCE = 4_000
+"""Records that one visit to the engine takes, so that other tasks have their turn."""
+MANY_BYTES, MANY_ROWS = 16_777_216, 100_000
+"""A transaction is closed early when it holds so much."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """What has come of the steps since the last commit."""
+
+    records: dict[TopicPartition, list[Outgoing]] = field(default_factory=dict)
+    emits: dict[tuple[str, int], list[Emit]] = field(default_factory=dict)
+    dead: list[DeadLetter] = field(default_factory=list)
+    steps: list[tuple[Step, int]] = field(default_factory=list)
+    rows: int = 0
+    size: int = 0
+    moved: bool = False
+
+    def add(self, topic: str, number: int, row: Outgoing) -> None:
+        self.records.setdefault(TopicPartition(topic, number), []).append(row)
+        self.rows += 1
+        self.size += len(row.value or b"")
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= MANY_ROWS or self.size >= MANY_BYTES
+
+
+class Hosted:
+    """A task at work here.  `run` is its life; it ends when it was closed, or by what it cannot mend itself.
+
+    Raises Lost when somebody else has the task, Incompatible, Unreadable, Unwritable, Forbidden or TaskFailed.
+    """
+
+    def __init__(self, task: TaskId, stage: Stage, house: House, kept: Kept | None = None, offset: float = 0.0) -> None:
+        self.task = task
+        self.stage = stage
+        self.state = "pending"
+        self.stepping_since: float | None = None
+        self.last_step_at: float | None = None
+        self._house = house
+        self._kept = kept
+        self._phase = offset
+        self._bench: Bench | None = None
+        self._open = _Open()
+        self._incarnation = 0
+        self._said: dict[str, Said] = {}
+        self._committer = house.committer(transactional_id(house.plan.app, task))
+        self._inputs = {inlet.topic: TopicPartition(inlet.topic, task.number) for inlet in stage.inlets}
+        self._landings = {inlet.topic for inlet in stage.inlets if inlet.source is None}
+        self._changelog = TopicPartition(house.plan.changelog(stage), task.number)
+        self._news = asyncio.Event()
+        self._closing = False
+        self._broken: Code | int | None = None
+        self._partition = lru_cache(maxsize=100_000)(partition_of)
+        self._due_at = 0.0
+        self._open_since = 0.0
+        self._behind = False
+
+    @property
+    def inputs(self) -> tuple[TopicPartition, ...]:
+        """The partitions that it reads."""
+        return tuple(self._inputs.values())
+
+    def standings(self, ends: Mapping[TopicPartition, int], now: float) -> dict[TopicPartition, Standing]:
+        """Where the partitions stand that it reads; `now` is the wall clock in seconds."""
+        bench, kept = self._bench, self._kept
+        if bench is None or kept is None:
+            return {}
+        found = {}
+        for topic, partition in self._inputs.items():
+            stamp = self._house.fetcher.next_stamp(partition)
+            found[partition] = Standing(
+                position=bench.offset(topic) or 0,
+                end=ends.get(partition),
+                lag_seconds=0.0 if stamp is None else max(0.0, now - stamp / 1000),
+                committed=None if kept.position is None else kept.position["offsets"].get(topic),
+                paused=self.state != "running",
+                idle=all(
+                    time.idle
+                    for one, time in zip(bench.task.inputs, bench.task.times, strict=True)
+                    if one.topic == topic
+                ),
+            )
+        return found
+
+    def watermarks(self) -> dict[TopicPartition, int]:
+        """The watermark of each of its partitions that has one of its own: those of sources."""
+        if self._bench is None:
+            return {}
+        task = self._bench.task
+        return {
+            TopicPartition(one.topic, one.partition): time.watermark
+            for one, time in zip(task.inputs, task.times, strict=True)
+            if one.topic not in self._landings
+        }
+
+    def held(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Open windows and entries of each node with state, as committed."""
+        sizes = self._kept.store.size() if self._kept is not None else {}
+        places = [place for place in self.stage.places if place.stateful]
+        entries = {place.name: sizes.get(place.name, 0) for place in places}
+        return {place.name: entries[place.name] for place in places if place.windowed}, entries
+
+    # its life
+
+    async def run(self) -> None:
+        """Take over, work, and begin anew after a commit that failed, until closed."""
+        try:
+            while not self._closing:
+                try:
+                    await self._take_over()
+                    await self._work()
+                except Undone as undone:
+                    self._undo(undone)
+        except BrokerError as error:
+            raise Forbidden(str(error)) from error
+        finally:
+            self._let_go()
+            self.state = "closed"
+
+    def close(self) -> None:
+        """Finish the step in hand, commit, and end; where there is nothing to commit yet, end at once."""
+        self._closing = True
+        self._news.set()
+
+    @property
+    def kept(self) -> Kept | None:
+        """Its state as of the last commit, for when the task comes back; None before it had any."""
+        return self._kept
+
+    def _let_go(self) -> None:
+        for partition in self._inputs.values():
+            self._house.fetcher.remove(partition)
+        self._committer.discard()
+
+    def _undo(self, undone: Undone) -> None:
+        """A commit failed: nothing of it was, or may be, done; what is committed decides.
+
+        What shows that the broker and we disagree on what was sent may happen once; a second time it is a bug.
+        """
+        self._house.observer.happened(
+            Uncommitted(self.name, "unknown" if undone.unknown else "aborted", 0.0, str(undone))
+        )
+        if isinstance(undone.why, Refused) and undone.why.code in {Code.INVALID_TXN_STATE, Code.OUT_OF_ORDER_SEQUENCE}:
+            if self._broken == undone.why.code:
+                raise StreamprocError(
+                    f"task {self.name}: a commit was refused twice for what was sent: {undone}"
+                ) from undone
+            self._broken = undone.why.code
+        self._let_go()
+        self._bench = None
+        self._open = _Open()
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.stage}/{self.task.number}"
+
+    # taking over
+
+    async def _take_over(self) -> None:
+        """Fence, ask, restore, compare, and only then begin to read."""
+        house, loop = self._house, asyncio.get_running_loop()
+        started = loop.time()
+        self.state = "fencing"
+        await self._committer.open()
+        house.crash("after_init_pid")
+        taking = TakeOver(self.name, self.stage, self._changelog, self._inputs, house)
+        await taking.ask()
+        self.state = "restoring"
+        kept, self._kept = self._kept, None  # while it is filled it is nothing to go back to
+        self._kept = await taking.restore(kept)
+        position = self._kept.position
+        starts = await taking.starts(position)
+        self._incarnation = (position["incarnation"] if position is not None else 0) + 1
+        store, settled = self._kept.store, position["task"] if position is not None else None
+        self._bench = await house.compute(
+            lambda: Bench(house.plan, self.stage, self.task.number, house.codecs, store, settled, stored=True)
+        )
+        self._said = {}
+        self._open = _Open(moved=starts != taking.committed)
+        for topic, partition in self._inputs.items():
+            self._bench.begin(topic, starts[topic])
+            house.fetcher.add(partition, starts[topic], self._news.set)
+        self.state = "running"
+        now = loop.time()
+        self._due_at = now + house.pace().tick * self._phase
+        self._open_since = now
+        house.observer.happened(Restored(self.name, taking.records, now - started))
+
+    # working
+
+    async def _work(self) -> None:
+        """Step and commit until closed; whatever is open then is committed last."""
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            self._news.clear()
+            worked = await self._step()
+            now = loop.time()
+            if self._due(now):
+                await self._commit()
+            elif not worked:
+                await self._rest(now)
+        self.state = "closing"
+        if self._pending:
+            await self._commit()
+
+    async def _rest(self, now: float) -> None:
+        """Wait for records, or for the next commit, whichever is first."""
+        try:
+            async with asyncio.timeout(max(0.001, self._due_at - now) if self._pending else LOOK):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _step(self) -> bool:
+        """Take what is at hand through the engine; whether there was anything."""
+        house, bench = self._house, self._bench
+        assert bench is not None
+        taken: list[tuple[str, Fetched]] = []
+        records = 0
+        for topic, partition in self._inputs.items():
+            while records < AT_ONCE and bench.hungry(topic):
+                fetched = house.fetcher.take(partition)
+                if fetched is None:
+                    break
+                taken.append((topic, fetched))
+                records += len(fetched.offsets)
+                if fetched.offsets:
+                    break  # what is behind it is read when this has been taken
+            lag = house.fetcher.lag(partition)
+            bench.await_(topic, awaited=lag is None or lag > 0)
+        self._behind = any(map(house.fetcher.holds, self._inputs.values()))
+        now = int(house.clock() * 1000)
+        self.stepping_since = house.clock()
+        try:
+            steps: list[tuple[Step, float]] = await house.compute(partial(self._through, bench, taken, now))
+        finally:
+            self.stepping_since = None
+        if steps:
+            self.last_step_at = house.clock()
+        for topic, fetched in taken:
+            if fetched.offsets:
+                number = self.task.number
+                house.observer.read(topic, number, len(fetched.offsets), fetched.size, fetched.next_offset)
+        for step, seconds in steps:
+            house.observer.stepped(self.name, step, step.records, seconds)
+        return bool(steps)
+
+    def _through(self, bench: Bench, taken: Iterable[tuple[str, Fetched]], now: int) -> list[tuple[Step, float]]:
+        """Everything that can be done with what is at hand; away from the event loop."""
+        for topic, fetched in taken:
+            if topic in self._landings:
+                rows = crossing.decode(fetched.offsets, fetched.keys, fetched.values, self._house.packing).rows()
+                bench.land(topic, rows, fetched.next_offset)
+            else:
+                bench.offer(topic, as_run(fetched), now)
+        steps = []
+        started = self._house.stopwatch()
+        while (step := bench.work()) is not None:
+            self._gather(step, now)
+            finished = self._house.stopwatch()
+            steps.append((step, finished - started))
+            started = finished
+        return steps
+
+    def _gather(self, step: Step, now: int) -> None:
+        """Note what a step has caused, as records of the topics they go to."""
+        open_, counts = self._open, self._house.counts
+        open_.moved = True
+        for topic, rows in step.emits.items():
+            count = counts[topic]
+            for emit in rows:
+                number = self.task.number % count if emit.route is None else self._partition(emit.route, count)
+                open_.emits.setdefault((topic, number), []).append(emit)
+                open_.add(topic, number, outgoing(emit.key, emit.value, emit.at, emit.headers))
+        for topic, crossed in step.crossings.items():
+            self._cross(topic, crossed, now)
+        open_.dead += step.dead
+
+    def _cross(self, topic: str, crossed: Sequence[Crossing], now: int) -> None:
+        """Note records for a repartition topic; their partitions follow from their new keys."""
+        open_, count = self._open, self._house.counts[topic]
+        rows = crossing.encode(crossed, self.task.number, self._incarnation, self._house.packing)
+        for one, (key, value) in zip(crossed, rows, strict=True):
+            open_.add(topic, self._partition(one.route, count), Outgoing(key, value, now))
+
+    # committing
+
+    @property
+    def _pending(self) -> bool:
+        return self._open.moved or bool(self._open.records)
+
+    def _due(self, now: float) -> bool:
+        if not self._pending:
+            self._open_since = now
+            return False
+        pace = self._house.pace()
+        if self._open.full or now - self._open_since >= pace.lasting / 3:
+            return True
+        due = self._open_since + pace.stretched if self._behind else self._due_at
+        return now >= due
+
+    async def _commit(self) -> None:
+        """One transaction of everything since the last: rows, dead letters, marks, state, position, offsets."""
+        house, bench, kept = self._house, self._bench, self._kept
+        assert bench is not None
+        assert kept is not None
+        started = asyncio.get_running_loop().time()
+        open_ = self._open
+        now = int(house.clock() * 1000)
+        self._add_dead_letters(open_, now)
+        said = self._add_marks(open_, bench, now)
+        changes, position, draft = await house.compute(lambda: self._draft(bench, kept))
+        open_.records[self._changelog] = [Outgoing(key, value, now) for key, value in draft.records]
+        offsets = {partition: position["offsets"][topic] for topic, partition in self._inputs.items()}
+        done = await self._send(open_.records, offsets)
+        house.crash("before_fold")
+        bench.committed(changes, position["task"])
+        kept.changelog.committed(draft)
+        kept.position = position
+        first = done.first_offsets.get(self._changelog, -1)
+        if first >= 0:
+            kept.restored_to = first + len(draft.records)
+        self._said |= said
+        self._broken = None
+        self._open = _Open()
+        finished = asyncio.get_running_loop().time()
+        pace = house.pace()
+        self._due_at = max(self._due_at + pace.tick, finished + min(pace.tick, finished - started))
+        self._open_since = finished
+        commit = Commit(emits=open_.emits, changes={self.name: changes}, positions={self.name: position})
+        house.observer.committed(commit, open_.dead, finished - started)
+        size = sum(len(record.key) + len(record.value or b"") for record in draft.records)
+        house.observer.happened(ChangelogGrew(self.name, len(draft.records), size))
+
+    async def _send(
+        self, records: Mapping[TopicPartition, list[Outgoing]], offsets: Mapping[TopicPartition, int]
+    ) -> Committed:
+        try:
+            return await self._committer.commit(records, offsets)
+        except Lost as lost:
+            self._house.observer.happened(Uncommitted(self.name, "fenced", 0.0, str(lost)))
+            raise
+        except (Unwritable, Forbidden) as refused:
+            self._house.observer.happened(Uncommitted(self.name, "failed", 0.0, str(refused)))
+            raise
+        except asyncio.CancelledError:
+            self._committer.discard()
+            raise
+
+    def _draft(self, bench: Bench, kept: Kept) -> tuple[list[Any], dict[str, Any], Draft]:
+        """What the changelog has to be told: changes of state, and the position record."""
+        changes = bench.changes()
+        task = bench.position()
+        position = {
+            "task": task,
+            "offsets": {topic: bench.offset(topic) for topic in self._inputs},
+            "incarnation": self._incarnation,
+            "layout": layout(self.stage),
+            "plan": self._house.plan.hash,
+        }
+        return changes, position, kept.changelog.records(changes, position, kept.store)
+
+    def _add_dead_letters(self, open_: _Open, now: int) -> None:
+        for letter in open_.dead:
+            number = max(0, letter.partition) % self._house.counts[letter.topic]
+            headers = dead_letter_headers(letter, self._house.plan.hash)
+            open_.emits.setdefault((letter.topic, number), []).append(
+                Emit(letter.key, letter.value, now, headers, letter.key)
+            )
+            open_.add(letter.topic, number, outgoing(letter.key, letter.value, now, headers))
+
+    def _add_marks(self, open_: _Open, bench: Bench, now: int) -> dict[str, Said]:
+        """How far this task is, for everyone who reads what it sends across: behind what it has sent (S46)."""
+        news = {topic: said for topic, said in bench.said().items() if said != self._said.get(topic)}
+        for topic, said in news.items():
+            value = crossing.mark(said, self.task.number, self._incarnation, self._house.packing)
+            for number in range(self._house.counts[topic]):
+                open_.add(topic, number, Outgoing(None, value, now))
+        return news
+
+
+LOOK = 0.1
+"""Seconds between two looks of a task that has nothing to do."""
+
+
+def transactional_id(app: str, task: TaskId) -> str:
+    """Who writes as a task: of the task and never of the worker, so that fencing follows the partition."""
+    return f"{app}-{task.stage}-{task.number}"
+
+
+def as_run(fetched: Fetched) -> Run:
+    """What was fetched, as the engine takes it; a timestamp in a header wins over Kafka's own (S4)."""
+    stamps = list(fetched.stamps)
+    if fetched.headers is not None:
+        for index, headers in enumerate(fetched.headers):
+            for name, content in headers:
+                if name == STAMP:
+                    stamps[index] = int(content)
+    return Run(
+        fetched.partition,
+        fetched.offsets,
+        list(fetched.values),
+        fetched.keys,
+        fetched.headers,
+        stamps,
+        fetched.next_offset,
+        appended=fetched.appended,
+    )
+
+
+def outgoing(key: bytes | None, value: bytes | None, at: int, headers: Headers) -> Outgoing:
+    """A record as it is sent; a time that Kafka cannot carry goes into a header (S4)."""
+    if at >= 0:
+        return Outgoing(key, value, at, headers)
+    kept = tuple(header for header in headers if header[0] != STAMP)
+    return Outgoing(key, value, 0, (*kept, (STAMP, str(at).encode())))

@@ -1,0 +1,314 @@
+"""Making the work of one task durable: outputs, changelog and offsets, in one transaction or none.
+
+    open     fence whoever wrote before, and end what it had begun
+    commit   partitions, records, offsets, end: every answer is awaited before the next request is sent
+    discard  after any error: nothing is ever sent again by this incarnation
+
+No request is repeated once it may have arrived: a late copy would be taken for a part of the next transaction.  What
+may be repeated is what the broker has definitely refused because it is not ready, and what never left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
+
+from streamproc.ports.broker import (
+    NOBODY,
+    Appending,
+    Broker,
+    BrokerError,
+    Code,
+    Outgoing,
+    Refused,
+    TopicPartition,
+    Unanswered,
+    Unsent,
+    Writer,
+)
+
+T = TypeVar("T")
+
+NOT_READY = frozenset(
+    {
+        Code.CONCURRENT_TRANSACTIONS,
+        Code.NOT_COORDINATOR,
+        Code.COORDINATOR_LOADING,
+        Code.COORDINATOR_NOT_AVAILABLE,
+    }
+)
+"""Refusals that pass by themselves: nothing has happened, and the same request may be made again."""
+FENCED = frozenset(
+    {
+        Code.INVALID_PRODUCER_EPOCH,
+        Code.PRODUCER_FENCED,
+        Code.INVALID_PRODUCER_ID_MAPPING,
+        Code.UNKNOWN_PRODUCER_ID,
+        Code.ILLEGAL_GENERATION,
+        Code.UNKNOWN_MEMBER_ID,
+        Code.TRANSACTION_COORDINATOR_FENCED,
+    }
+)
+"""Refusals that say that somebody else writes as this task now, or that its transaction has timed out."""
+UNWRITABLE = frozenset(
+    {
+        Code.MESSAGE_TOO_LARGE,
+        Code.RECORD_LIST_TOO_LARGE,
+        Code.INVALID_TIMESTAMP,
+        Code.INVALID_RECORD,
+        Code.POLICY_VIOLATION,
+        Code.INVALID_TOPIC,
+    }
+)
+"""Refusals of records for what they are: the same records would be refused for ever."""
+FORBIDDEN = frozenset(
+    {
+        Code.TOPIC_AUTHORIZATION_FAILED,
+        Code.GROUP_AUTHORIZATION_FAILED,
+        Code.CLUSTER_AUTHORIZATION_FAILED,
+        Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        Code.INVALID_TRANSACTION_TIMEOUT,
+    }
+)
+"""Refusals that only somebody who changes permissions or settings can mend."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
+"""Seconds before a request that was not ready, or never left, is made again; they double."""
+
+BATCH_BYTES = 900_000
+"""Most bytes of records in one batch: brokers refuse more than about 1 MB unless told otherwise."""
+RECORD_OVERHEAD = 32
+"""Bytes that a record takes beside its key, value and headers, at most."""
+
+
+class Lost(Exception):
+    """Somebody else writes as this task: nothing of what is not committed may be."""
+
+
+class Undone(Exception):
+    """A commit did not succeed, or it is not known whether it did: begin anew from what is committed."""
+
+    def __init__(self, why: BrokerError, *, unknown: bool) -> None:
+        super().__init__(str(why))
+        self.why = why
+        self.unknown = unknown
+
+
+class Unwritable(Exception):
+    """A broker refuses records for what they are; it would do so again."""
+
+
+class Forbidden(Exception):
+    """A broker does not let us do what has to be done; says what."""
+
+
+class Committed(NamedTuple):
+    """What a commit has come to: the offset of the first record of each partition in this transaction."""
+
+    first_offsets: Mapping[TopicPartition, int]
+
+
+class Committer(Protocol):
+    """How one task makes its work durable.  After an error other than of `open` it must be opened again."""
+
+    async def open(self) -> None:
+        """From here on nobody else can write as this task, and nothing of the last owner is open."""
+        ...
+
+    async def commit(
+        self, records: Mapping[TopicPartition, Sequence[Outgoing]], offsets: Mapping[TopicPartition, int]
+    ) -> Committed:
+        """Make records and offsets durable.  Raises Lost, Undone, Unwritable or Forbidden."""
+        ...
+
+    def discard(self) -> None:
+        """Never send anything again that is still on its way."""
+        ...
+
+
+@dataclass(slots=True)
+class Transactions:
+    """One task's transactions: exactly once.  Times in seconds; `lasting` is the most that one may last."""
+
+    broker: Broker
+    transactional_id: str
+    group: str
+    lasting: float
+    crash: Callable[[str], None]
+    _writer: Writer | None = None
+    _sequences: dict[TopicPartition, int] = field(default_factory=dict)
+
+    async def open(self) -> None:
+        self.discard()
+        writer = await patient(lambda: self.broker.init_producer(self.transactional_id, int(self.lasting * 1000)))
+        self._sequences = {}
+        self._writer = writer
+
+    async def commit(
+        self, records: Mapping[TopicPartition, Sequence[Outgoing]], offsets: Mapping[TopicPartition, int]
+    ) -> Committed:
+        writer, self._writer = self._writer, None  # whatever is not finished in here is discarded
+        if writer is None:
+            raise AssertionError("a commit without a writer: open() comes first")
+        with _told_apart():
+            async with asyncio.timeout(self.lasting):
+                if records:
+                    await _ready(lambda: self.broker.add_partitions(writer, list(records)))
+                first_offsets: dict[TopicPartition, int] = {}
+                for batches in in_batches(records, self._sequences):
+                    for partition, offset in (await self.broker.produce(writer, batches)).items():
+                        first_offsets.setdefault(partition, offset)
+                self.crash("after_produce")
+                if offsets:
+                    await _ready(lambda: self.broker.add_offsets(writer, self.group))
+                    await _ready(lambda: self.broker.txn_offsets(writer, self.group, offsets))
+                self.crash("after_offsets")
+                self.crash("before_endtxn")
+                following = await _ready(lambda: self.broker.end_txn(writer, commit=True))
+                self.crash("after_endtxn")
+        if following != writer:
+            self._sequences = {}
+        self._writer = following
+        return Committed(first_offsets)
+
+    def discard(self) -> None:
+        self._writer = None
+        self.broker.discard(self.transactional_id)
+
+
+@dataclass(slots=True)
+class Appends:
+    """Writes without transactions: at least once.  Offsets are committed when all records are there."""
+
+    broker: Broker
+    group: str
+    lasting: float
+    crash: Callable[[str], None]
+
+    async def open(self) -> None:
+        """Nothing keeps another owner from writing: that is what at least once means."""
+
+    async def commit(
+        self, records: Mapping[TopicPartition, Sequence[Outgoing]], offsets: Mapping[TopicPartition, int]
+    ) -> Committed:
+        with _told_apart():
+            async with asyncio.timeout(self.lasting):
+                first_offsets: dict[TopicPartition, int] = {}
+                for batches in in_batches(records, {}):
+                    for partition, offset in (await self.broker.produce(NOBODY, batches)).items():
+                        first_offsets.setdefault(partition, offset)
+                self.crash("after_produce")
+                if offsets:
+                    await _ready(lambda: self.broker.offset_commit(self.group, offsets, -1, ""))
+                self.crash("after_offsets")
+        return Committed(first_offsets)
+
+    def discard(self) -> None:
+        """Nothing can be taken back."""
+
+
+class _told_apart:  # noqa: N801 - a context manager reads as a verb
+    """Turns what came of a request into what the task has to do about it."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        match error:
+            case Refused(code=code) if code in FENCED:
+                raise Lost(str(error)) from error
+            case Refused(code=code) if code in UNWRITABLE:
+                raise Unwritable(str(error)) from error
+            case Refused(code=code) if code in FORBIDDEN:
+                raise Forbidden(str(error)) from error
+            case BrokerError():
+                raise Undone(error, unknown=isinstance(error, Unanswered)) from error
+            case TimeoutError():
+                raise Undone(Unanswered("the commit took longer than a transaction may"), unknown=True) from error
+
+
+async def patient(call: Callable[[], Awaitable[T]], *, repeat_unanswered: bool = True) -> T:
+    """Make a request until the broker is ready for it, for as long as the caller does not give up.
+
+    Only for what may be done twice: questions, and the fencing of others.
+    """
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await call()
+        except Refused as refused:
+            if refused.code not in PASSING:
+                raise
+        except Unanswered:
+            if not repeat_unanswered:
+                raise
+        except Unsent:
+            pass
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+PASSING = NOT_READY | {
+    Code.LEADER_NOT_AVAILABLE,
+    Code.NOT_LEADER,
+    Code.UNSTABLE_OFFSET_COMMIT,
+    Code.REQUEST_TIMED_OUT,
+    Code.NOT_ENOUGH_REPLICAS,
+    Code.KAFKA_STORAGE_ERROR,
+}
+"""Refusals of a question that pass by themselves."""
+
+
+async def _ready(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a request of a transaction until the broker is ready for it; what may have arrived is not repeated."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await call()
+        except Refused as refused:
+            if refused.code not in NOT_READY:
+                raise
+        except Unsent:
+            pass
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def in_batches(
+    records: Mapping[TopicPartition, Sequence[Outgoing]], sequences: dict[TopicPartition, int]
+) -> Sequence[Sequence[Appending]]:
+    """Records as rounds of one batch a partition, none above BATCH_BYTES; `sequences` counts them on."""
+    rounds: list[list[Appending]] = []
+    for partition, rows in records.items():
+        for number, part in enumerate(_parts(rows)):
+            if number == len(rounds):
+                rounds.append([])
+            sequence = sequences.get(partition, 0)
+            rounds[number].append(Appending(partition.topic, partition.partition, sequence, part))
+            sequences[partition] = (sequence + len(part)) % 2**31
+    return rounds
+
+
+def _parts(rows: Sequence[Outgoing]) -> Collection[Sequence[Outgoing]]:
+    """Runs of records of at most BATCH_BYTES each; a record that is larger stands alone."""
+    parts: list[Sequence[Outgoing]] = []
+    start = held = 0
+    for index, row in enumerate(rows):
+        size = size_of(row)
+        if index > start and held + size > BATCH_BYTES:
+            parts.append(rows[start:index])
+            start, held = index, 0
+        held += size
+    if start < len(rows):
+        parts.append(rows[start:])
+    return parts
+
+
+def size_of(row: Outgoing) -> int:
+    """The bytes of a record in a batch, at most."""
+    size = RECORD_OVERHEAD + len(row.value or b"") + len(row.key or b"")
+    for name, content in row.headers:
+        size += 8 + len(name) * 4 + len(content)
+    return size

@@ -1,0 +1,462 @@
+"""A worker: its part of the tasks of a topology, on Kafka.
+
+    group ── assigned, revoked, lost ──> hosted tasks ──> engine (one step at a time, apart from the event loop)
+                                           ^     |
+                            fetcher ───────┘     └── transactions ──> broker
+
+Everything that waits is on one event loop; everything that computes is not.  What a task cannot mend ends the worker:
+the others finish their step and commit first.  Stopping is a ladder: read no more, finish the step in hand, commit,
+leave; at three quarters of the deadline whatever is left is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from streamproc.core.batch import END
+from streamproc.core.errors import StreamprocError
+from streamproc.core.plan import Plan
+from streamproc.ports import Observer, Packing, Serde
+from streamproc.ports.broker import Broker, BrokerError, Code, Described, Membership, TopicPartition
+from streamproc.ports.worker import Failure, Ownership, Pulse, Reachability, Standing
+from streamproc.runners.bench import codecs_of
+from streamproc.runners.worker.assigning import TaskId
+from streamproc.runners.worker.fetching import Fetcher
+from streamproc.runners.worker.hosting import Hosted
+from streamproc.runners.worker.house import Compute, House, Incompatible, Kept, Pace
+from streamproc.runners.worker.membership import GroupMember
+from streamproc.runners.worker.producing import Appends, Committer, Forbidden, Lost, Transactions, patient
+
+TICK = 0.1
+"""Seconds between two ticks by which the event loop shows that it runs."""
+STAND, ASK, RECOUNT = 1.0, 15.0, 5.0
+"""Seconds between two reports of where partitions stand, questions for their ends, and counts of what is held."""
+COMMITS = 100
+"""Most commits a second of one worker: its processor and the broker's are spent on them otherwise."""
+KEPT_TASKS, KEPT_SECONDS = 16, 600.0
+"""Tasks whose state is kept after they have gone, and for how long: many come back soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a worker behaves; times in seconds, but for those of the group, in ms."""
+
+    group: Membership
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    tick: float = 0.1
+    stretched: float = 1.0
+    lasting: float = 10.0
+    drain: float = 30.0
+    heartbeat: float = 0.5
+    stall_after: float = 60.0
+
+
+class Stalled(StreamprocError):
+    """A partition has records and does not move, although reading it was begun anew."""
+
+
+class Worker:
+    """Runs its share of a topology until `stop` is called or something cannot be mended.
+
+    `plan_for` makes the plan once the partition counts of the sources are known.  `compute` runs a function apart from
+    the event loop; `clock` is the wall clock in seconds and `stopwatch` one for measuring; `tell` gets lines for the
+    log, and `crash` is told each step of a commit.
+    """
+
+    def __init__(  # noqa: PLR0913 - one parameter for each thing it joins
+        self,
+        sources: Collection[str],
+        plan_for: Callable[[Mapping[str, int]], Plan],
+        *,
+        broker: Broker,
+        serde: Serde,
+        packing: Packing,
+        observer: Observer,
+        compute: Compute,
+        clock: Callable[[], float],
+        stopwatch: Callable[[], float],
+        settings: Settings,
+        tell: Callable[[str], object] = lambda _: None,
+        crash: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._sources = tuple(sources)
+        self._plan_for = plan_for
+        self._broker = broker
+        self._serde = serde
+        self._packing = packing
+        self._observer = observer
+        self._compute = compute
+        self._clock = clock
+        self._stopwatch = stopwatch
+        self._tell_log = tell
+        self._settings = settings
+        self._crash = crash
+        self._fetcher = Fetcher(broker, polled=self._polled)
+        self._hosted: dict[TaskId, Hosted] = {}
+        self._runs: dict[TaskId, asyncio.Task[None]] = {}
+        self._kept: dict[TaskId, tuple[Kept, float]] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._stuck: dict[TopicPartition, tuple[int, float]] = {}
+        self._healed: set[TopicPartition] = set()
+        self._counted_at = -RECOUNT
+        self._stopping = asyncio.Event()
+        self._fatal: BaseException | None = None
+        self._late = False
+        self._unsettled_since: float | None = None
+        now = clock()
+        self.pulse = Pulse("starting", now, now, ticked_at=now, polled_at=now, reachable=True, reachable_since=now)
+
+    def stop(self) -> None:
+        """Ask for the worker to be drained; may be said more than once."""
+        self._stopping.set()
+
+    async def run(self) -> Literal["drained", "cut off"]:
+        """Work until stopped; says whether everything was committed in time.
+
+        Raises what no task could mend: Incompatible, Forbidden, Unreadable, Unwritable, TaskFailed, Stalled.
+        """
+        self._enter("starting")
+        try:
+            plan, counts = await self._prepare()
+            await self._work(plan, counts)
+        except BaseException:
+            self._enter("failed")
+            raise
+        if self._fatal is not None:
+            self._enter("failed")
+            raise self._fatal
+        self._enter("stopped")
+        return "cut off" if self._late else "drained"
+
+    # before the first record
+
+    async def _prepare(self) -> tuple[Plan, dict[str, int]]:
+        """Ask what topics there are, and make the plan for them."""
+        counts = await self._counts(self._sources, "the topology reads it")
+        plan = self._plan_for(counts)
+        self._observer.planned(plan)
+        self._observer.happened(Reachability(reachable=True))  # as they have just answered
+        written = [*plan.sinks, *plan.dead_letters]
+        counts |= await self._counts(written, "the topology writes it")
+        expected = {one.topic: one.partitions for one in plan.repartitions}
+        expected |= {plan.changelog(stage): stage.partitions for stage in plan.stages}
+        found = await self._counts(list(expected), "the topology needs it for itself")
+        for topic, count in found.items():
+            if count != expected[topic]:
+                raise Incompatible(
+                    f"topic {topic!r} has {count} partitions and the plan needs {expected[topic]}: a source has "
+                    "another number of partitions than in the last run. State cannot be dealt out anew: go back to the "
+                    "old number, or begin anew under another app name"
+                )
+        return plan, counts | found
+
+    async def _counts(self, topics: Collection[str], why: str) -> dict[str, int]:
+        """The number of partitions of each topic; a missing one is an error that says what to do."""
+        found: Mapping[str, Described] = await patient(lambda: self._broker.metadata(topics)) if topics else {}
+        forbidden = sorted(topic for topic in topics if found[topic].code == Code.TOPIC_AUTHORIZATION_FAILED)
+        if forbidden:
+            raise Forbidden(f"not allowed to see topic {forbidden[0]!r} ({why}): give this principal DESCRIBE on it")
+        missing = sorted(topic for topic in topics if not found[topic].leaders)
+        if missing:
+            raise Incompatible(
+                f"topic {missing[0]!r} does not exist ({why})"
+                + (f", nor do {', '.join(map(repr, missing[1:]))}" if missing[1:] else "")
+                + ": `streamproc topics apply` creates what is missing"
+            )
+        return {topic: len(found[topic].leaders) for topic in topics}
+
+    def _house(self, plan: Plan, counts: Mapping[str, int]) -> House:
+        settings = self._settings
+        group = settings.group.group
+
+        def committer(transactional_id: str) -> Committer:
+            if settings.guarantee == "exactly_once":
+                return Transactions(self._broker, transactional_id, group, settings.lasting, self._crash)
+            return Appends(self._broker, group, settings.lasting, self._crash)
+
+        return House(
+            plan,
+            self._broker,
+            self._fetcher,
+            codecs_of(plan, self._serde),
+            self._packing,
+            self._observer,
+            self._compute,
+            self._clock,
+            self._stopwatch,
+            counts,
+            group,
+            committer,
+            self._pace,
+            self._crash,
+        )
+
+    def _pace(self) -> Pace:
+        tick = max(self._settings.tick, len(self._hosted) / COMMITS)
+        return Pace(tick, max(tick, self._settings.stretched), self._settings.lasting)
+
+    # the work
+
+    async def _work(self, plan: Plan, counts: Mapping[str, int]) -> None:
+        self._shared = self._house(plan, counts)
+        self._stages = {stage.name: stage for stage in plan.stages}
+        tasks = [TaskId(stage.name, number) for stage in plan.stages for number in range(stage.partitions)]
+        self._member = GroupMember(
+            self._broker,
+            self._settings.group,
+            tasks,
+            plan.hash,
+            self._topics_of,
+            self,
+            heartbeat=self._settings.heartbeat,
+            tell=self._tell_log,
+        )
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            lasting = [
+                group.create_task(self._guarded(self._fetcher.run), name="fetcher"),
+                group.create_task(self._guarded(self._watch), name="watch"),
+            ]
+            group.create_task(self._guarded(self._member.run), name="member")
+            self._enter("running")
+            await self._stopping.wait()
+            await self._drain()
+            for each in lasting:
+                each.cancel()
+
+    def _topics_of(self, task: TaskId) -> list[str]:
+        return [inlet.topic for inlet in self._stages[task.stage].inlets]
+
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Whatever ends a part of the worker ends the worker, in good order."""
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - it is raised again when the others have come to their end
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._fatal is None:
+            self._fatal = error
+        self._stopping.set()
+
+    async def _drain(self) -> None:
+        """Close every task, then leave the group; what is not done at three quarters of the deadline is cut off.
+
+        Until then heartbeats go on, or the tasks would be given away and their last commits refused.
+        """
+        self._enter("draining")
+        self._late = not await self._close(list(self._hosted), self._settings.drain * 0.75)
+        try:
+            async with asyncio.timeout(self._settings.drain * 0.25):
+                await self._member.leave()
+        except (TimeoutError, BrokerError):
+            return
+
+    # what the group says
+
+    def assigned(self, tasks: Iterable[TaskId]) -> None:
+        """Host tasks; their take-over begins when they are first run."""
+        names = []
+        if self._stopping.is_set():
+            return
+        for task in tasks:
+            kept, _ = self._kept.pop(task, (None, 0.0))
+            spread = (task.number % 8) / 8
+            hosted = Hosted(task, self._stages[task.stage], self._shared, kept, spread)
+            self._hosted[task] = hosted
+            self._runs[task] = self._group.create_task(self._host(hosted), name=f"task-{hosted.name}")
+            names.append(hosted.name)
+        self._tell("assigned", names)
+
+    async def revoked(self, tasks: Collection[TaskId]) -> None:
+        """Commit and give up tasks, in the time there is."""
+        await self._close(tasks, self._settings.group.rebalance_timeout / 2000)
+        self._tell("revoked", [f"{task.stage}/{task.number}" for task in tasks])
+
+    def lost(self, tasks: Collection[TaskId]) -> None:
+        """Tasks are somebody else's already: drop them as they are."""
+        for task in tasks:
+            self._drop(task)
+        self._tell("lost", [f"{task.stage}/{task.number}" for task in tasks])
+
+    async def _host(self, hosted: Hosted) -> None:
+        try:
+            await hosted.run()
+        except Lost as lost:
+            self._observer.happened(Failure("fenced", f"task {hosted.name}: {lost}"))
+            if self._hosted.get(hosted.task) is hosted:
+                self._drop(hosted.task)
+                self._member.fenced(hosted.task)
+                self._tell("lost", [hosted.name])
+        except Exception as error:  # noqa: BLE001 - it is raised again when the others have come to their end
+            self._fail(error)
+
+    def _drop(self, task: TaskId) -> None:
+        self._hosted.pop(task, None)
+        run = self._runs.pop(task, None)
+        if run is not None and run is not asyncio.current_task():
+            run.cancel()
+
+    async def _close(self, tasks: Collection[TaskId], seconds: float) -> bool:
+        """Let tasks commit and end; whether all did in time."""
+        runs = []
+        for task in tasks:
+            hosted = self._hosted.pop(task, None)
+            if hosted is None:
+                continue
+            run = self._runs.pop(task)
+            runs.append((task, hosted, run))
+            if hosted.state in {"running", "closing"}:
+                hosted.close()
+            else:
+                run.cancel()
+        if not runs:
+            return True
+        late = {run for _, _, run in runs}
+        try:
+            _, late = await asyncio.wait(late, timeout=seconds)
+        finally:  # given up in the middle, too
+            for run in late:
+                run.cancel()
+        for task, hosted, run in runs:
+            if run not in late and hosted.kept is not None:
+                self._keep(task, hosted.kept)
+        return not late
+
+    def _keep(self, task: TaskId, kept: Kept) -> None:
+        """Keep the state of a task that may come back; not for long, since what was deleted meanwhile could return."""
+        now = asyncio.get_running_loop().time()
+        self._kept[task] = (kept, now)
+        for old in [each for each, (_, since) in self._kept.items() if now - since > KEPT_SECONDS]:
+            del self._kept[old]
+        while len(self._kept) > KEPT_TASKS:
+            del self._kept[next(iter(self._kept))]
+
+    def _tell(self, how: Literal["assigned", "revoked", "lost"], tasks: Collection[str]) -> None:
+        owned: dict[str, list[int]] = {}
+        for task in sorted(self._hosted):
+            for topic in self._topics_of(task):
+                owned.setdefault(topic, []).append(task.number)
+        self._observer.happened(Ownership(how, tasks, owned))
+
+    # what shows that it lives
+
+    def _polled(self) -> None:
+        self.pulse = replace(self.pulse, polled_at=self._clock())
+        self._observer.polled({})
+
+    def _enter(self, state: str) -> None:
+        self.pulse = replace(self.pulse, state=state, state_since=self._clock())
+        self._observer.state(state)
+
+    async def _watch(self) -> None:
+        """Tick, tell where partitions stand, ask brokers for ends, and find what does not move."""
+        loop = asyncio.get_running_loop()
+        stood = asked = loop.time()
+        while True:
+            due = loop.time() + TICK
+            await asyncio.sleep(TICK)
+            now = loop.time()
+            self._observer.ticked(max(0.0, now - due))
+            self._beat()
+            if now - stood >= STAND:
+                stood = now
+                self._stand()
+            if now - asked >= ASK:
+                asked = now
+                await self._ask()
+
+    def _beat(self) -> None:
+        """The pulse of this moment."""
+        stepping = [each.stepping_since for each in self._hosted.values() if each.stepping_since is not None]
+        stepped = [each.last_step_at for each in self._hosted.values() if each.last_step_at is not None]
+        restoring = sum(each.state in {"pending", "fencing", "restoring"} for each in self._hosted.values())
+        state = self.pulse.state
+        if state in {"running", "restoring"}:
+            wanted = "restoring" if restoring else "running"
+            if wanted != state:
+                self._enter(wanted)
+        now = self._clock()
+        self.pulse = replace(
+            self.pulse,
+            ticked_at=now,
+            stepping_since=min(stepping, default=None),
+            last_step_at=max(stepped, default=self.pulse.last_step_at),
+            restoring=restoring,
+        )
+
+    async def _ask(self) -> None:
+        """Ask how far the logs reach, apart from reading them; an answer shows that brokers can be reached."""
+        wanted = [one for hosted in self._hosted.values() for one in hosted.inputs]
+        try:
+            async with asyncio.timeout(ASK):
+                self._ends = dict(await self._broker.list_offsets(wanted, "end", "read_uncommitted"))
+        except (BrokerError, TimeoutError):
+            self._reach(reachable=False)
+        else:
+            self._reach(reachable=True)
+
+    def _reach(self, *, reachable: bool) -> None:
+        now = self._clock()
+        if reachable != self.pulse.reachable:
+            self._observer.happened(Reachability(reachable))
+            self.pulse = replace(self.pulse, reachable=reachable, reachable_since=now)
+
+    def _stand(self) -> None:
+        """Tell where every partition stands, and find those that do not move."""
+        now = asyncio.get_running_loop().time()
+        standings: dict[tuple[str, int], Standing] = {}
+        stuck: dict[TopicPartition, tuple[int, float]] = {}
+        for hosted in self._hosted.values():
+            for partition, standing in hosted.standings(self._ends, self._clock()).items():
+                standings[partition] = standing
+                if not standing.lag_records or hosted.state != "running" or not self.pulse.reachable:
+                    continue
+                position, since = self._stuck.get(partition, (standing.position, now))
+                stuck[partition] = (position, since) if position == standing.position else (standing.position, now)
+                if now - stuck[partition][1] >= self._settings.stall_after:
+                    standings[partition] = standing._replace(stalled=True)
+        for partition in stuck.keys() - self._stuck.keys():
+            self._healed.discard(partition)
+        self._stuck = stuck
+        self._observer.lagged(standings)
+        self._tell_progress(now, standings)
+        self._heal(now)
+
+    def _tell_progress(self, now: float, standings: Mapping[tuple[str, int], Standing]) -> None:
+        """Tell the watermark of each partition, and who holds the others back; now and then what is held."""
+        watermarks: dict[tuple[str, int], int] = {
+            place: at for hosted in self._hosted.values() for place, at in hosted.watermarks().items()
+        }
+        active = [(at, place) for place, at in watermarks.items() if at != END and not standings[place].idle]
+        self._observer.progressed(watermarks, min(active)[1] if active else None)
+        if now - self._counted_at >= RECOUNT:
+            self._counted_at = now
+            for hosted in self._hosted.values():
+                self._observer.counted(hosted.name, *hosted.held())
+
+    def _heal(self, now: float) -> None:
+        """Begin anew to read what has stalled, once; what does not move then either ends the worker."""
+        longest = None
+        for partition, (position, since) in self._stuck.items():
+            waited = now - since
+            if waited < self._settings.stall_after:
+                continue
+            if partition not in self._healed:
+                self._healed.add(partition)
+                self._fetcher.refresh(partition)
+                continue
+            longest = max(longest or 0.0, waited)
+            if waited >= 3 * self._settings.stall_after:
+                self._fail(
+                    Stalled(
+                        f"topic {partition.topic!r} partition {partition.partition} has not moved from offset "
+                        f"{position} for {waited:.0f} s, and its log ends at {self._ends[partition]}: a transaction of "
+                        "another writer is open, a step does not end, or this worker has a fault. It stops, so that "
+                        "another may try"
+                    )
+                )
+        self.pulse = replace(self.pulse, stalled_since=None if longest is None else self._clock() - longest)

@@ -1,0 +1,50 @@
+"""Topologies that are run through faults; each takes a prefix for its topics, so that runs do not meet.
+
+keyed     one task a partition: every result and every late record is known beforehand
+rekeyed   a second key behind a repartition topic of another size: three partitions in, five out
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from streamproc import Count, Sum, Topology, Tumbling
+
+DISORDER, SIZE = 30_000, 10_000
+"""Milliseconds: how far records may be out of order, and how long windows are."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something a user did at a shop; `n` numbers all events."""
+
+    ts: int
+    user: str
+    shop: str
+    n: int
+
+
+def keyed(prefix: str) -> Topology:
+    """Counts and sums per user."""
+    topology = Topology(f"{prefix}-keyed", dead_letters=f"{prefix}-dead")
+    (
+        topology.source(f"{prefix}-events", Event, key=str, event_time=lambda e: e.ts, disorder="30s")
+        .filter(lambda e: e.n % 10 != 7)
+        .window(Tumbling("10s"), late=f"{prefix}-late")
+        .agg(Count(), Sum(of=lambda e: e.n), name="totals")
+        .to(f"{prefix}-totals")
+    )
+    return topology
+
+
+def rekeyed(prefix: str) -> Topology:
+    """Counts and sums per shop."""
+    topology = Topology(f"{prefix}-rekeyed", dead_letters=f"{prefix}-dead")
+    (
+        topology.source(f"{prefix}-events", Event, event_time=lambda e: e.ts, disorder="30s")
+        .filter(lambda e: e.n % 10 != 7)
+        .key_by(lambda e: e.shop, partitions=5)
+        .window(Tumbling("10s"), late=f"{prefix}-late")
+        .agg(Count(), Sum(of=lambda e: e.n), name="totals")
+        .to(f"{prefix}-totals")
+    )
+    return topology

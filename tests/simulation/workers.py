@@ -1,0 +1,217 @@
+"""The worker itself in a simulated world: a load that comes in over time, and the batch oracle at every second.
+
+    with Scene(seed, "rekeyed") as scene: scene.run()
+
+What runs is what runs in production, but for the broker behind the port, the clock and the engine's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from random import Random
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from streamproc.adapters import packing
+from streamproc.adapters.codecs import JsonSerde
+from streamproc.core.partition import partition
+from streamproc.core.plan import build
+from streamproc.ports.broker import Membership, Outgoing
+from streamproc.runners.worker.worker import Settings, Worker
+from streamproc.testing.simulation.broker import SimBroker
+from streamproc.testing.simulation.habits import Habits
+from streamproc.testing.simulation.logs import Settings as LogSettings
+from streamproc.testing.simulation.world import ROUGH, Faults, World
+from tests.kafka import oracle, topologies
+
+PARTITIONS = 3
+REPLAY = "python -m tests.simulation.workers {topology} {seed}"
+
+
+class Silent:
+    """Nobody watches."""
+
+    def planned(self, plan: Any) -> None: ...
+
+    def read(self, topic: str, partition: int, records: int, size: int, position: int) -> None: ...
+
+    def stepped(self, task: str, step: Any, records: int, seconds: float) -> None: ...
+
+    def committed(self, commit: Any, dead: Any, seconds: float) -> None: ...
+
+    def progressed(self, watermarks: Any, held_by: Any) -> None: ...
+
+    def counted(self, task: str, windows: Any, entries: Any) -> None: ...
+
+    def state(self, name: str) -> None: ...
+
+    def happened(self, event: Any) -> None: ...
+
+    def lagged(self, standings: Any) -> None: ...
+
+    def polled(self, waited: Any) -> None: ...
+
+    def ticked(self, late: float) -> None: ...
+
+
+async def inline(work: Callable[[], Any]) -> Any:
+    """Compute here and now: a simulated world has one thread."""
+    return work()
+
+
+class Scene:
+    """Two or three workers, a source that fills while everything goes wrong, and what has to come of it."""
+
+    def __init__(
+        self, seed: int, topology: Literal["keyed", "rekeyed"], faults: Faults = ROUGH, *, count: int = 600
+    ) -> None:
+        chance = Random(seed)
+        habits = Habits(
+            bumps=chance.random() < 0.5,
+            stable_reads=chance.random() < 0.5,
+            forgetful=chance.random() < 0.2,
+            nodes=chance.choice((1, 1, 3)),
+        )
+        again = REPLAY.format(topology=topology, seed="{seed}")
+        self.topology = topology
+        self.world = World(seed, faults, habits, replay=again, tolerated=())
+        self._graph = getattr(topologies, topology)("t").graph()
+        self._count = count
+        self._chance = chance
+        self._loads: list[list[Outgoing]] = []
+
+    def __enter__(self) -> Self:
+        self.world.__enter__()
+        cluster = self.world.cluster
+        for topic in ("t-events", "t-totals", "t-late", "t-dead"):
+            cluster.create_topic(topic, PARTITIONS)
+        plan = build(self._graph, {"t-events": PARTITIONS})
+        for repartition in plan.repartitions:
+            cluster.create_topic(repartition.topic, repartition.partitions)
+        for stage in plan.stages:
+            cluster.create_topic(plan.changelog(stage), stage.partitions, LogSettings(compacted=True))
+        self._load()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.world.__exit__(kind, error, trace)
+
+    def _load(self) -> None:
+        """Have the source filled while faults happen, in portions of a few records."""
+        self._loads = [[] for _ in range(PARTITIONS)]
+        for message in oracle.load(self.world.seed, self._count, users=12, shops=7, step=200):
+            self._loads[partition(message.key, PARTITIONS)].append(Outgoing(message.key, message.value, 1))
+        span = self.world.faults.heal
+        for number, rows in enumerate(self._loads):
+            rows.append(Outgoing(None, oracle.LAST, 1))
+            start = 0
+            while start < len(rows):
+                stop = start + self._chance.randrange(1, 30)
+                at = span * start / len(rows) + start * 1e-6  # in order, even if all comes at once
+                self.world.at(at, self.world.cluster.append, "t-events", number, rows[start:stop])
+                start = stop
+
+    def worker(self, broker: SimBroker, _: str) -> Coroutine[Any, Any, None]:
+        """One worker's life in the world."""
+        sources = [node.source.topic for node in self._graph.nodes if node.source is not None]
+
+        def plan_for(counts: Mapping[str, int]) -> Any:
+            return build(self._graph, counts)
+
+        async def life() -> None:
+            worker = Worker(
+                sources,
+                plan_for,
+                broker=broker,
+                serde=JsonSerde(),
+                packing=packing,
+                observer=Silent(),
+                compute=inline,
+                clock=self.world.wall,
+                stopwatch=lambda: 0.0,
+                settings=Settings(Membership(self._graph.app, "streamproc", 6_000, 30_000)),
+            )
+            running = asyncio.ensure_future(worker.run())
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:  # as a user's SIGTERM asks it to
+                worker.stop()
+                await running
+
+        return life()
+
+    # what is there
+
+    def rows(self) -> dict[str, list[oracle.Row]]:
+        """The results by key, in the order in which a reader sees them."""
+        rows: dict[str, list[oracle.Row]] = {}
+        for records in self.world.output("t-totals").values():
+            for record in records:
+                assert record.value is not None
+                row = oracle.row(record.value)
+                rows.setdefault(row[0], []).append(row)
+        return rows
+
+    def late(self) -> list[int]:
+        """The numbers of the events that were reported late."""
+        records = [record for each in self.world.output("t-late").values() for record in each]
+        return [json.loads(record.value or b"")["n"] for record in records]
+
+    def verdict(self) -> oracle.Verdict:
+        """What there has to be in the end."""
+        values = [[row.value or b"" for row in rows] for rows in self._loads]
+        return oracle.keyed(values) if self.topology == "keyed" else oracle.rekeyed(values, set(self.late()))
+
+    def run(self, workers: Sequence[str] = ("a", "b")) -> None:
+        """Run the world until the output is whole; Failed if it never is, or is not what it has to be."""
+        for name in workers:
+            self.world.start(name, self.worker)
+        final = oracle.keyed([[row.value or b"" for row in rows] for rows in self._loads])
+        self.world.always(lambda: self._prefix(final) if self.topology == "keyed" else self._twice())
+        self.world.run(self._done)
+        expected, late, found = self.verdict(), self.late(), self.rows()
+        again = f"again: {REPLAY.format(topology=self.topology, seed=self.world.seed)}"
+        wrong = [key for key in sorted({*found, *expected.rows}) if found.get(key) != expected.rows.get(key)]
+        assert not wrong, f"{wrong[0]!r}: {found.get(wrong[0])} instead of {expected.rows.get(wrong[0])}; {again}"
+        assert len(late) == len(set(late)), f"reported late more than once: {sorted(late)}; {again}"
+        assert set(late) <= expected.late, f"late, and was not: {sorted(set(late) - expected.late)}; {again}"
+
+    def _done(self) -> bool:
+        expected = self.verdict()
+        whole = sum(map(len, self.rows().values())) >= sum(map(len, expected.rows.values()))
+        return whole and (self.topology == "rekeyed" or len(self.late()) >= len(expected.late))
+
+    def _prefix(self, final: oracle.Verdict) -> str | None:
+        """For every key the results so far are the first of those that there will be."""
+        for key, found in self.rows().items():
+            if found != list(final.rows.get(key, ()))[: len(found)]:
+                return f"{key!r} has {found}, and a calm run gives {final.rows.get(key)}"
+        return None
+
+    def _twice(self) -> str | None:
+        """Nothing comes twice, whatever is late."""
+        for key, found in self.rows().items():
+            if len({row[1] for row in found}) != len(found):
+                return f"{key!r} has one window twice: {found}"
+        return None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Show one world again, or search some: TOPOLOGY SEED [UNTIL]."""
+    topology, first = arguments[0], int(arguments[1])
+    until = int(arguments[2]) if len(arguments) > 2 else first + 1
+    assert topology in {"keyed", "rekeyed"}
+    for seed in range(first, until):
+        with Scene(seed, "keyed" if topology == "keyed" else "rekeyed") as scene:
+            scene.run()
+            print(seed, f"{scene.world.loop.time():.1f} s", dict(scene.world.happened))  # noqa: T201
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
