@@ -43,7 +43,7 @@ class Cluster:
         self.habits = habits or Habits()
         self.topics: dict[str, list[PartitionLog]] = {}
         self.transactions = Transactions(loop, self.habits, Random(seed), self._mark)
-        self.groups = Groups(loop, self.habits, self.transactions.verify)
+        self.groups = Groups(loop, self.habits, self.transactions.verify, self.exists)
 
     # what a test does
 
@@ -81,10 +81,13 @@ class Cluster:
 
     def log(self, partition: TopicPartition) -> PartitionLog:
         """The log of a partition; refused if there is none."""
-        logs = self.topics.get(partition.topic, ())
-        if not 0 <= partition.partition < len(logs):
+        if not self.exists(partition):
             raise Refused(Code.UNKNOWN_TOPIC_OR_PARTITION, str(partition))
-        return logs[partition.partition]
+        return self.topics[partition.topic][partition.partition]
+
+    def exists(self, partition: TopicPartition) -> bool:
+        """Whether there is such a partition."""
+        return 0 <= partition.partition < len(self.topics.get(partition.topic, ()))
 
     # where things are
 
@@ -148,7 +151,10 @@ class Cluster:
     def add_partitions(self, writer: Writer, partitions: Collection[TopicPartition]) -> None:
         """AddPartitionsToTxn."""
         for partition in partitions:
-            self.log(partition)
+            if not all(map(self.exists, partitions)):  # none is added, and the others are told so
+                there = self.exists(partition)
+                code = Code.OPERATION_NOT_ATTEMPTED if there else Code.UNKNOWN_TOPIC_OR_PARTITION
+                raise Refused(code, str(partition))
         self.transactions.add(writer, list(partitions))
 
     def add_offsets(self, writer: Writer, group: str) -> None:
@@ -173,6 +179,7 @@ class Cluster:
             return log.append(records, log.check(records, self.wall()), now)
         if writer.producer_id not in log.open:
             self.transactions.verify(writer, partition)
+            log.attempt(writer.producer_id, writer.epoch, batch.sequence)
         size = log.check(records, self.wall())
         known = log.known(writer.producer_id, writer.epoch, batch.sequence, len(records))
         if known is not None:

@@ -66,19 +66,22 @@ class Offsets:
     committed: dict[TopicPartition, int] = field(default_factory=dict)
     pending: dict[int, dict[TopicPartition, int]] = field(default_factory=dict)
     epochs: dict[int, int] = field(default_factory=dict)
-    before: dict[TopicPartition, int | None] = field(default_factory=dict)
-    """What the last transaction replaced."""
-    hidden: dict[TopicPartition, int | None] = field(default_factory=dict)
-    """Old offsets that are answered in the place of newer ones: a defect of brokers before 4.0."""
 
 
 class Groups:
     """All groups of a cluster, and their offsets."""
 
-    def __init__(self, loop: Loop, habits: Habits, verify: Callable[[Writer, str], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        habits: Habits,
+        verify: Callable[[Writer, str], None],
+        exists: Callable[[TopicPartition], bool],
+    ) -> None:
         self._loop = loop
         self._habits = habits
         self._verify = verify
+        self._exists = exists
         self._groups: dict[str, Group] = {}
         self._offsets: dict[str, Offsets] = {}
         self._names = 0
@@ -279,9 +282,8 @@ class Groups:
 
     def _sync_over(self, group: Group, phase: int) -> None:
         if group.state is State.SYNCING and group.round == phase:
-            for seat in list(group.seats.values()):
-                if seat.syncing is None:
-                    self._remove(group, seat)
+            for seat in [seat for seat in group.seats.values() if seat.syncing is None]:
+                self._remove(group, seat)
 
     def _watch(self, group: Group, seat: Seat) -> None:
         session = seat.membership.session_timeout / 1000
@@ -338,9 +340,8 @@ class Groups:
                         raise Refused(Code.UNSTABLE_OFFSET_COMMIT, f"group {name}, {partition}")
         found = {}
         for partition in partitions:
-            offset = known.hidden.get(partition, known.committed.get(partition))
-            if offset is not None:
-                found[partition] = offset
+            if partition in known.committed:
+                found[partition] = known.committed[partition]
         return found
 
     def commit(self, name: str, offsets: Mapping[TopicPartition, int], generation: int, member: str) -> None:
@@ -359,20 +360,30 @@ class Groups:
             group.seats[member].seen = self._loop.time()
         elif group is not None and group.seats:
             raise Refused(Code.UNKNOWN_MEMBER_ID, what)
-        self._set(self._known(name), offsets)
+        there, refusal = self._there(offsets)
+        self._known(name).committed.update(there)
+        if refusal is not None:
+            raise refusal
 
     def commit_in(self, writer: Writer, name: str, offsets: Mapping[TopicPartition, int]) -> None:
         """TxnOffsetCommit."""
         known = self._known(name)
+        offsets, refusal = self._there(offsets)
+        if refusal is not None and not offsets:
+            raise refusal
         epoch = known.epochs.get(writer.producer_id, -1)
         if writer.epoch < epoch:
             if self._habits.forgetful:
-                known.hidden.update({each: known.before.get(each) for each in offsets if each in known.committed})
+                held = known.pending.get(writer.producer_id, {})
+                for partition in offsets:
+                    held.pop(partition, None)
             raise Refused(Code.INVALID_PRODUCER_EPOCH, f"group {name}")
         if writer.producer_id not in known.pending:
             self._verify(writer, name)
         known.epochs[writer.producer_id] = writer.epoch
         known.pending.setdefault(writer.producer_id, {}).update(offsets)
+        if refusal is not None:
+            raise refusal
 
     def mark(self, name: str, producer: int, epoch: int, *, commit: bool) -> None:
         """End the transaction of a writer here."""
@@ -380,16 +391,16 @@ class Groups:
         known.epochs[producer] = max(epoch, known.epochs.get(producer, -1))
         pending = known.pending.pop(producer, {})
         if commit:
-            self._set(known, pending)
+            known.committed.update(pending)
+
+    def _there(self, offsets: Mapping[TopicPartition, int]) -> tuple[Mapping[TopicPartition, int], Refused | None]:
+        """Those of partitions that exist, and what is said about others."""
+        there = {partition: offset for partition, offset in offsets.items() if self._exists(partition)}
+        missing = next((partition for partition in offsets if partition not in there), None)
+        return there, missing and Refused(Code.UNKNOWN_TOPIC_OR_PARTITION, f"an offset for {missing}")
 
     def _known(self, name: str) -> Offsets:
         return self._offsets.setdefault(name, Offsets())
-
-    def _set(self, known: Offsets, offsets: Mapping[TopicPartition, int]) -> None:
-        for partition, offset in offsets.items():
-            known.before[partition] = known.committed.get(partition)
-            known.committed[partition] = offset
-            known.hidden.pop(partition, None)
 
 
 class Given(Refused):

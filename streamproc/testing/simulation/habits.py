@@ -12,11 +12,11 @@ class Habits:
     """In what brokers differ.
 
     bumps: each EndTxn raises the epoch (transaction.version 2).  stable_reads: OffsetFetch is refused while a
-    transaction holds an offset; without, it answers with the old one.  forgetful: a refused TxnOffsetCommit of a fenced
-    writer hides the offsets that were committed since (before 4.0).  sweep: s between looks for transactions that
-    lasted too long.  rebalance_delay: s that the first member of an empty group waits for others.  markers: the usual
-    and the greatest delay of a transaction's markers behind the answer to its EndTxn.  fenced: the code that tells a
-    writer of its fencing when it adds to a transaction.
+    transaction holds an offset; without, it answers with the old one.  forgetful: a TxnOffsetCommit that is refused
+    since its writer is fenced takes away what its successor holds, which then is not committed (before 4.0).  sweep: s
+    between looks for transactions that lasted too long.  rebalance_delay: s that the first member of an empty group
+    waits for others.  markers: the usual and the greatest delay of a transaction's markers behind the answer to its
+    EndTxn.  fenced: the code that tells a writer of its fencing when it adds to a transaction.
     """
 
     bumps: bool = True

@@ -83,6 +83,8 @@ class PartitionLog:
         self.end = 0
         self.producers: dict[int, ProducerState] = {}
         self.open: dict[int, Fate] = {}
+        self.attempts: dict[int, tuple[int, int]] = {}
+        """Of writers without a transaction here yet: the epoch and the least sequence that they have tried."""
         self.waiters: list[Callable[[], None]] = []
 
     @property
@@ -107,6 +109,13 @@ class PartitionLog:
         if size > self.settings.largest:
             raise Refused(Code.MESSAGE_TOO_LARGE, f"a batch for {self.topic}/{self.partition}")
         return size
+
+    def attempt(self, producer: int, epoch: int, sequence: int) -> None:
+        """A writer is about to open its transaction here; a later batch of it must not come before this one."""
+        before, least = self.attempts.get(producer, (epoch, sequence))
+        self.attempts[producer] = (epoch, min(least, sequence) if before == epoch else sequence)
+        if sequence > self.attempts[producer][1]:
+            raise Refused(Code.OUT_OF_ORDER_SEQUENCE, f"a batch for {self.topic}/{self.partition}")
 
     def known(self, producer: int, epoch: int, sequence: int, count: int) -> int | None:
         """Where a writer's batch already is, if it comes again; refused if it is out of turn."""
@@ -144,6 +153,7 @@ class PartitionLog:
             state.recent.append((sequence, state.last, base))
             fate = state.fate
             if fate is None:
+                self.attempts.pop(producer, None)
                 fate = state.fate = self.open[producer] = Fate(base)
         self.batches.append(
             Batch(

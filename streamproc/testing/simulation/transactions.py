@@ -83,6 +83,7 @@ class Transactions:
             self._known[transactional_id] = self._of_producer[found.producer_id] = found
         if found.state is State.ONGOING:
             found.epoch += 1  # whoever wrote is fenced from here on
+            found.raised = self._habits.bumps
             self._end(found, commit=False)
         if found.state is State.ENDING:
             raise Refused(Code.CONCURRENT_TRANSACTIONS, f"transactional id {transactional_id}")
@@ -197,6 +198,6 @@ class Transactions:
         for found in self._known.values():
             if found.state is State.ONGOING and found.started + found.timeout < now:
                 found.epoch += 1
-                found.raised = False
+                found.raised = self._habits.bumps  # whoever aborts it, too, is told that it is done
                 self._end(found, commit=False)
         self._loop.later(self._habits.sweep, self._sweep)
