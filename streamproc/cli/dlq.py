@@ -62,15 +62,11 @@ class Letter:
 
     @property
     def source(self) -> tuple[str, int, int] | None:
-        """Topic, partition and offset of the record; None if it did not come from a topic, as a window's result."""
-        topic = self.said.get("__streams.errors.topic")
-        if topic is None:
+        """Topic, partition and offset of the record; None if it is none of a topic's but, say, a window's result."""
+        found = [self.said.get(f"__streams.errors.{name}", "") for name in ("topic", "partition", "offset")]
+        if not (found[0] and found[1].isdecimal() and found[2].isdecimal()):
             return None
-        return topic, self._number("partition"), self._number("offset")
-
-    def _number(self, name: str) -> int:
-        given = self.said.get(f"__streams.errors.{name}", "")
-        return int(given) if given.isdecimal() else -1
+        return found[0], int(found[1]), int(found[2])
 
     def summary(self) -> dict[str, Any]:
         """It in short: where it stands, why, and where it came from."""
@@ -253,7 +249,7 @@ class Replay:
                 self.tally.unreachable[source[0]] = self.tally.unreachable.get(source[0], 0) + 1
             else:
                 number = source[1]
-                if not 0 <= number < count:
+                if number >= count:  # the topic has been made anew, with fewer
                     number = partition(letter.row.key, count) if letter.row.key is not None else 0
                 found.setdefault(TopicPartition(source[0], number), []).append(letter.back(now))
                 self.tally.sent[source[0]] = self.tally.sent.get(source[0], 0) + 1

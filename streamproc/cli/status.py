@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from streamproc.core.errors import ConfigError, StreamprocError
 
-SECONDS = 5.0
-"""How long a worker may take to answer."""
+SECONDS = 3.0
+"""How long a worker may take to answer; less than a container's health check may."""
 
 
 class Answer(NamedTuple):

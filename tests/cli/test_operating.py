@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,8 @@ def test_a_letter_goes_back_as_its_record_was() -> None:
         "redriven": 1,
     }
     assert letter().whole()["value"] == "\\xff"
+    of_a_result = Letter.of(letter().row._replace(headers=(("__streams.errors.topic", b"clicks"),)))
+    assert of_a_result.source is None
 
 
 def test_letters_are_chosen_by_reason_and_node() -> None:
@@ -272,7 +275,7 @@ def test_letters_are_chosen_by_reason_and_node() -> None:
 async def test_the_engine_gives_what_its_function_gives() -> None:
     """A result or an error, from a thread of its own, one after the other; nobody need wait for it."""
     engine = Engine(asyncio.get_running_loop())
-    assert await asyncio.gather(*(engine(lambda number=number: number) for number in range(3))) == [0, 1, 2]
+    assert await asyncio.gather(*(engine(partial(int, number)) for number in range(3))) == [0, 1, 2]
     with pytest.raises(ZeroDivisionError):
         await engine(lambda: 1 // 0)
     waiting = asyncio.ensure_future(engine(lambda: 1))
