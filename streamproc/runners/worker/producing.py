@@ -40,6 +40,8 @@ NOT_READY = frozenset(
     }
 )
 """Refusals that pass by themselves: nothing has happened, and the same request may be made again."""
+BETWEEN = frozenset({Code.ILLEGAL_GENERATION, Code.REBALANCE_IN_PROGRESS})
+"""Refusals of a member's offsets while the group goes from one generation to the next, which it soon knows."""
 FENCED = frozenset(
     {
         Code.INVALID_PRODUCER_EPOCH,
@@ -180,11 +182,15 @@ class Transactions:
 
 @dataclass(slots=True)
 class Appends:
-    """Writes without transactions: at least once.  Offsets are committed when all records are there."""
+    """Writes without transactions: at least once.  Offsets are committed when all records are there.
+
+    A group takes offsets from its members only: `identity` gives the generation and the id of this one.
+    """
 
     broker: Broker
     group: str
     lasting: float
+    identity: Callable[[], tuple[int, str]]
     crash: Callable[[str], None]
 
     async def open(self) -> None:
@@ -201,7 +207,9 @@ class Appends:
                         first_offsets.setdefault(partition, offset)
                 self.crash("after_produce")
                 if offsets:
-                    await _ready(lambda: self.broker.offset_commit(self.group, offsets, -1, ""))
+                    await _ready(
+                        lambda: self.broker.offset_commit(self.group, offsets, *self.identity()), NOT_READY | BETWEEN
+                    )
                 self.crash("after_offsets")
         return Committed(first_offsets)
 
@@ -261,14 +269,14 @@ PASSING = NOT_READY | {
 """Refusals of a question that pass by themselves."""
 
 
-async def _ready(call: Callable[[], Awaitable[T]]) -> T:
+async def _ready(call: Callable[[], Awaitable[T]], passing: frozenset[Code] = NOT_READY) -> T:
     """Make a request of a transaction until the broker is ready for it; what may have arrived is not repeated."""
     pause = FIRST_PAUSE
     while True:
         try:
             return await call()
         except Refused as refused:
-            if refused.code not in NOT_READY:
+            if refused.code not in passing:
                 raise
         except Unsent:
             pass

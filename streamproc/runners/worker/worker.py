@@ -175,7 +175,7 @@ class Worker:
         def committer(transactional_id: str) -> Committer:
             if settings.guarantee == "exactly_once":
                 return Transactions(self._broker, transactional_id, group, settings.lasting, self._crash)
-            return Appends(self._broker, group, settings.lasting, self._crash)
+            return Appends(self._broker, group, settings.lasting, self._identity, self._crash)
 
         return House(
             plan,
@@ -193,6 +193,9 @@ class Worker:
             self._pace,
             self._crash,
         )
+
+    def _identity(self) -> tuple[int, str]:
+        return self._member.generation, self._member.id
 
     def _pace(self) -> Pace:
         tick = max(self._settings.tick, len(self._hosted) / COMMITS)
