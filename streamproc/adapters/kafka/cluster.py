@@ -35,6 +35,7 @@ class Cluster:
 
     def __init__(self, connections: Connections, bootstrap: Collection[Endpoint]) -> None:
         self._connections = connections
+        self._bootstrap = set(bootstrap)
         self._addresses = list(bootstrap)
         self._nodes: dict[int, Endpoint] = {}
         self._leaders: dict[TopicPartition, int] = {}
@@ -91,8 +92,9 @@ class Cluster:
         answer = await self.anywhere(Spoken(MetadataRequest_v5(asked, False)), deadline)  # noqa: FBT003 - creates no topic
         self.controller = answer.controller_id
         self._nodes = {node: (host, port) for node, host, port, _ in answer.brokers}
-        known = set(self._addresses)
-        self._addresses.extend(address for address in self._nodes.values() if address not in known)
+        there = self._bootstrap.union(self._nodes.values())
+        self._addresses = [address for address in self._addresses if address in there]
+        self._addresses += there.difference(self._addresses)
         for _, topic, _, partitions in answer.topics:
             for _, partition, leader, *_ in partitions:
                 self._leaders[TopicPartition(topic, partition)] = leader
@@ -197,8 +199,7 @@ class Cluster:
             self._coordinators.pop((kind, key), None)
 
     def _last(self, address: Endpoint) -> None:
-        self._addresses.remove(address)
-        self._addresses.append(address)
+        self._addresses.sort(key=address.__eq__)
 
 
 def _places(place: int, level: int) -> Callable[[list[TopicPartition]], Any]:

@@ -237,6 +237,8 @@ class Connections:
         return link
 
     async def _ask(self, link: _Link, to: Endpoint, purpose: Purpose, request: Spoken, deadline: float) -> Any:
+        if asyncio.get_running_loop().time() >= deadline:
+            raise Unsent(f"the time for it was over before {_said(to)} could be asked")
         try:
             answer = link.conn.send(request)  # written here and now; what is awaited is the answer
         except IncompatibleBrokerVersion as error:

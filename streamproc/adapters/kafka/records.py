@@ -67,7 +67,7 @@ def unpacked(into: Fetched, raw: bytes, aborted: Iterable[tuple[int, int]], limi
     runs: list[Sequence[int]] = []
     try:
         _read(into, raw, sorted(aborted, key=lambda entry: entry[1], reverse=True), limit, runs)
-    except (_Corrupt, KafkaError, ValueError, LookupError, OverflowError) as error:
+    except (_Corrupt, KafkaError, ValueError, LookupError, OverflowError, struct.error) as error:
         if into.next_offset == first:
             into.code, into.why = Code.CORRUPT_MESSAGE, f"batch at offset {first} or behind: {error}"
             into.offsets, into.keys, into.values, into.stamps, into.headers = (), (), (), (), None
@@ -86,7 +86,7 @@ def _read(into: Fetched, raw: bytes, aborted: list[tuple[int, int]], limit: int,
             gone.add(aborted.pop()[0])
         if batch.is_control_batch:
             marker = next(batch, None)  # compaction may have left nothing of it
-            if marker is not None and marker.key[2:4] == _ABORT:
+            if marker is not None and (marker.key or b"")[2:4] == _ABORT:
                 gone.discard(batch.producer_id)
         elif not (batch.is_transactional and batch.producer_id in gone) and batch.next_offset > first:
             if into.values and into.appended != bool(batch.timestamp_type):
