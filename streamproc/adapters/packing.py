@@ -448,8 +448,7 @@ class _Positional(NamedTuple):
 _positional: dict[bytes, _Positional] = {}
 
 
-def _struct(parts: list[Any]) -> Any:
-    schema = parts.pop(0)
+def _struct(schema: bytes, *parts: Any) -> Any:
     known = _positional.get(schema)
     if known is not None:
         kind, count, module, loaded, name, names = known
@@ -461,7 +460,7 @@ def _struct(parts: list[Any]) -> Any:
     return struct
 
 
-def _remember(schema: bytes, name: str, struct: Any, parts: list[Any]) -> None:
+def _remember(schema: bytes, name: str, struct: Any, parts: Sequence[Any]) -> None:
     """Keep how to make a Struct quickly, if that is so simple that nothing can go another way."""
     module, _, path = name.partition(":")
     kind = type(struct)
@@ -553,12 +552,13 @@ _MADE: Mapping[int, tuple[type, Callable[[Any], Any]]] = {
     _NAMED: (list, _named),
     _FIELDS: (list, _filled),
     _MODEL: (list, _model),
-    _STRUCT: (list, _struct),
 }
 
 
 def _untagged(code: int, packed: memoryview) -> Any:
     """What an Ext stands for."""
+    if code == _STRUCT:
+        return _struct(*_decode(packed))
     made = _MADE.get(code)
     if made is not None:
         expected, make = made
