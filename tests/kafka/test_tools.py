@@ -20,7 +20,7 @@ from streamproc.adapters.kafka import Access, KafkaAdmin, Topic
 from streamproc.cli import main
 from streamproc.cli.supervisor import free_port
 from streamproc.core.partition import partition
-from tests.kafka.brokers import Kafka
+from tests.kafka.brokers import Kafka, OwnKafka
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent.parent
@@ -543,3 +543,53 @@ def test_what_a_worker_cannot_mend_ends_it(tools: Tools, monkeypatch: pytest.Mon
     code, said = tools.failing("run", topology, *quiet)
     assert code == 1
     assert f"on {tools.prefix}-seen partition 0 offset 0" in said
+
+
+@pytest.mark.slow
+def test_what_is_not_allowed_is_a_matter_of_configuration(
+    own_kafka: OwnKafka,
+    prefix: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wrong password and a missing permission end with 2, a worker and tools alike, and say which."""
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    users = 'user_boss="boss-word" user_me="my-word"'
+    broker = own_kafka(
+        properties={
+            "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.client.plain.sasl.jaas.config": f"{module} required {users};",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS;User:boss",
+        }
+    )
+    monkeypatch.chdir(tmp_path)
+    tools = Tools(broker.bootstrap, prefix, tmp_path, capsys)
+    secret = tmp_path / "secret"
+    for name, value in {
+        "KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
+        "KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "KAFKA__SASL_MECHANISM": "PLAIN",
+        "KAFKA__SASL_USERNAME": "boss",
+        "KAFKA__SASL_PASSWORD_FILE": str(secret),
+        "CONNECT__TIMEOUT": "5s",
+    }.items():
+        monkeypatch.setenv(f"STREAMPROC_{name}", value)
+    secret.write_text("boss-word\n")
+    tools.apply()
+    worker = ("run", tools.topology(), "--no-http", "--log-level", "critical")
+
+    secret.write_text("guessed\n")
+    for command in (worker, ("lag", tools.topology())):
+        code, said = tools.failing(*command)
+        assert (code, "see kafka.security_protocol, kafka.sasl_*" in said) == (2, True), said
+        assert "guessed" not in said
+
+    secret.write_text("my-word\n")
+    monkeypatch.setenv("STREAMPROC_KAFKA__SASL_USERNAME", "me")
+    shown = (("lag", tools.topology()), ("topics", "plan", tools.topology()), ("dlq", "ls", f"{prefix}-dead"))
+    for command in (worker, *shown):
+        code, said = tools.failing(*command)
+        assert (code, prefix in said) == (2, True), said
