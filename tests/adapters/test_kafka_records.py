@@ -397,6 +397,20 @@ async def test_a_password_is_never_logged(code: int, caplog: pytest.LogCaptureFi
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"security_protocol": "TLS"}, "one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
+        ({"security_protocol": "SASL_SSL", "sasl_mechanism": "MD5"}, "one of PLAIN, SCRAM-SHA-256, .*, OAUTHBEARER"),
+        ({"security_protocol": "SASL_SSL"}, "PLAIN needs sasl_plain_username and sasl_plain_password"),
+    ],
+)
+def test_access_that_cannot_be_is_no_access(given: dict[str, str], why: str) -> None:
+    """Said when it is made, not when it is used."""
+    with pytest.raises(ValueError, match=why):
+        Access("localhost", **given)  # type: ignore[arg-type]
+
+
 async def test_a_wrong_password_is_unauthenticated() -> None:
     """The broker's reason is given."""
     async with serving(guarding(b"PLAIN", 58)) as (bootstrap, _):

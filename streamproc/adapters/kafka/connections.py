@@ -40,6 +40,9 @@ Purpose: TypeAlias = Hashable
 UNSUPPORTED_VERSION = 35
 """The code of a broker that is too old or too new for a request."""
 
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_BY_PASSWORD = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_OTHERWISE = ("GSSAPI", "OAUTHBEARER")
 _NEVER = 86_400_000
 _IDLE = 540_000  # below the ten minutes after which a broker hangs up, so that no request meets that
 _AT_ONCE = struct.pack("ii", 1, 0)
@@ -80,6 +83,17 @@ class Access:
     certfile: str | None = None
     keyfile: str | None = None
     client_id: str = "streamproc"
+
+    def __post_init__(self) -> None:
+        if self.security_protocol not in _PROTOCOLS:
+            raise ValueError(f"security_protocol {self.security_protocol!r}: one of {', '.join(_PROTOCOLS)}")
+        if "SASL" not in self.security_protocol:
+            return
+        if self.sasl_mechanism not in (*_BY_PASSWORD, *_OTHERWISE):
+            known = ", ".join((*_BY_PASSWORD, *_OTHERWISE))
+            raise ValueError(f"sasl_mechanism {self.sasl_mechanism!r}: one of {known}")
+        if self.sasl_mechanism in _BY_PASSWORD and None in {self.sasl_plain_username, self.sasl_plain_password}:
+            raise ValueError(f"{self.sasl_mechanism} needs sasl_plain_username and sasl_plain_password")
 
     def endpoints(self) -> list[Endpoint]:
         """The addresses to begin with, in any order."""
