@@ -273,6 +273,8 @@ def test_what_the_library_cannot_be_had_for_is_named(monkeypatch: pytest.MonkeyP
     raw = batch(0, b"the same " * 50, compression="zstd")
     monkeypatch.setattr(codec, "cramjam", None)
     assert "compressed with zstd, which needs a library: pip install cramjam" in read(raw).why
+    with pytest.raises(ValueError, match="pip install cramjam"):
+        KafkaBroker(Access("localhost"), compression="zstd")
 
 
 def test_snappy_is_read_in_blocks_and_whole() -> None:

@@ -24,7 +24,7 @@ from aiokafka.protocol.transaction import (
 
 from streamproc.adapters.kafka.cluster import Cluster
 from streamproc.adapters.kafka.connections import Access, Connections, Endpoint, Line, Purpose
-from streamproc.adapters.kafka.records import CODECS, Compression, packed, prove_bounds, unpacked
+from streamproc.adapters.kafka.records import Compression, codec_of, packed, prove_bounds, unpacked
 from streamproc.adapters.kafka.requests import (
     NO_TAGS,
     EndTxn,
@@ -85,7 +85,7 @@ class KafkaBroker:
         prove_bounds()
         self._timeout = request_timeout
         self._limit = batch_limit
-        self._compression = CODECS[compression]
+        self._compression = codec_of(compression)
         self._connections = Connections(access, request_timeout)
         self._cluster = Cluster(self._connections, access.endpoints())
         self._fetching: dict[Endpoint, set[int]] = defaultdict(set)

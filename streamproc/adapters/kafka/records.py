@@ -39,6 +39,15 @@ class _Corrupt(Exception):
     """A batch that is not what a batch must be."""
 
 
+def codec_of(compression: Compression) -> int:
+    """The number of a compression that can be used; ValueError, with what is to be installed, if it cannot."""
+    if compression not in CODECS:
+        raise ValueError(f"compression {compression!r}: one of {', '.join(CODECS)}")
+    if CODECS[compression] > CODECS["gzip"] and codec.cramjam is None:
+        raise ValueError(f"compression {compression!r} needs a library: pip install cramjam")
+    return CODECS[compression]
+
+
 def packed(writer: Writer, batch: Appending, compression: int) -> bytearray:
     """Records as one batch."""
     builder = DefaultRecordBatchBuilder(
