@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import metadata
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
@@ -118,7 +119,8 @@ class Watched:
     pulse: Callable[[], Pulse] = field(init=False)
 
     def __post_init__(self) -> None:
-        worker = Described(client="kafka", guarantee=self.config.guarantee, kafka=True)
+        client = f"aiokafka {metadata.version('aiokafka')}"
+        worker = Described(client=client, guarantee=self.config.guarantee, kafka=True)
         self.metrics = PrometheusObserver(self.graph.name, worker=worker)
 
     def planned(self, counts: Mapping[str, int]) -> Plan:
