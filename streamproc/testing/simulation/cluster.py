@@ -41,8 +41,9 @@ class Cluster:
     def __init__(self, loop: Loop, seed: int = 0, habits: Habits | None = None) -> None:
         self.loop = loop
         self.habits = habits or Habits()
+        self._random = Random(seed)
         self.topics: dict[str, list[PartitionLog]] = {}
-        self.transactions = Transactions(loop, self.habits, Random(seed), self._mark)
+        self.transactions = Transactions(loop, self.habits, self._random, self._mark)
         self.groups = Groups(loop, self.habits, self.transactions.verify, self.exists)
 
     # what a test does
@@ -50,7 +51,8 @@ class Cluster:
     def create_topic(self, name: str, partitions: int = 1, settings: Settings | None = None) -> None:
         """Create a topic, or give it more partitions."""
         logs = self.topics.setdefault(name, [])
-        logs.extend(PartitionLog(name, number, settings or Settings()) for number in range(len(logs), partitions))
+        for number in range(len(logs), partitions):
+            logs.append(PartitionLog(name, number, settings or Settings(), self._rolls))
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all that is in it."""
@@ -169,6 +171,9 @@ class Cluster:
             self.groups.mark(place, producer, epoch, commit=commit)
         elif place.topic in self.topics:
             self.log(place).mark(producer, epoch, self.loop.time(), commit=commit)
+
+    def _rolls(self) -> bool:
+        return self._random.random() < self.habits.rolls
 
     def _leads(self, log: PartitionLog) -> int:
         return log.partition % self.habits.nodes

@@ -16,7 +16,9 @@ class Habits:
     since its writer is fenced takes away what its successor holds, which then is not committed (before 4.0).  sweep: s
     between looks for transactions that lasted too long.  rebalance_delay: s that the first member of an empty group
     waits for others.  markers: the usual and the greatest delay of a transaction's markers behind the answer to its
-    EndTxn.  fenced: the code that tells a writer of its fencing when it adds to a transaction.
+    EndTxn.  fenced: the code that tells a writer of its fencing when it adds to a transaction.  rolls: the share of
+    batches and markers that begin a new segment of their log, at which a fetch ends (a marker behind records with old
+    stamps always does).
     """
 
     bumps: bool = True
@@ -26,4 +28,5 @@ class Habits:
     rebalance_delay: float = 0.0
     markers: tuple[float, float] = (0.005, 0.17)
     fenced: Code = Code.INVALID_PRODUCER_EPOCH
+    rolls: float = 0.02
     nodes: int = 1

@@ -37,13 +37,17 @@ class Fate:
 
 @dataclass(slots=True)
 class Batch:
-    """Records that were appended together, or a marker; offsets up to `last` belong to it, whether kept or not."""
+    """Records that were appended together, or a marker; offsets up to `last` belong to it, whether kept or not.
+
+    One that `rolls` is the first of a segment.
+    """
 
     base: int
     last: int
     written: float
     fate: Fate | None
     marker: bool = False
+    rolls: bool = False
     size: int = MARKER_SIZE
     offsets: list[int] = field(default_factory=list)
     keys: list[bytes | None] = field(default_factory=list)
@@ -74,10 +78,11 @@ class Settings:
 class PartitionLog:
     """One partition.  `on_news` is called whenever its end or its stable offset moved."""
 
-    def __init__(self, topic: str, partition: int, settings: Settings) -> None:
+    def __init__(self, topic: str, partition: int, settings: Settings, rolls: Callable[[], bool]) -> None:
         self.topic = topic
         self.partition = partition
         self.settings = settings
+        self._rolls = rolls
         self.batches: list[Batch] = []
         self.start = 0
         self.end = 0
@@ -161,13 +166,14 @@ class PartitionLog:
                 last,
                 now,
                 fate,
-                False,  # noqa: FBT003
-                size,
-                list(range(base, last + 1)),
-                [record.key for record in records],
-                [record.value for record in records],
-                [record.at for record in records],
-                [record.headers for record in records],
+                marker=False,
+                rolls=self._rolls(),
+                size=size,
+                offsets=list(range(base, last + 1)),
+                keys=[record.key for record in records],
+                values=[record.value for record in records],
+                stamps=[record.at for record in records],
+                headers=[record.headers for record in records],
             )
         )
         self.end = last + 1
@@ -188,7 +194,7 @@ class PartitionLog:
             state.fate.committed = commit
             state.fate = None
             del self.open[producer]
-        self.batches.append(Batch(self.end, self.end, now, None, marker=True))
+        self.batches.append(Batch(self.end, self.end, now, None, marker=True, rolls=self._rolls()))
         self.end += 1
         self.tell()
 
@@ -215,7 +221,7 @@ class PartitionLog:
         batches = self.batches
         for index in range(bisect_left(batches, offset, key=_last), len(batches)):
             batch = batches[index]
-            if batch.base >= upper or (got.size and got.size + batch.size > limit):
+            if batch.base >= upper or (got.size and (batch.rolls or got.size + batch.size > limit)):
                 break
             got.size += batch.size
             got.next_offset = batch.last + 1

@@ -33,6 +33,11 @@ T = TypeVar("T")
 _process: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
+def current_process() -> Process | None:
+    """The process that is running, if any is."""
+    return _process.get()
+
+
 class Stalled(Exception):
     """Nothing is ready and nothing is due: what is waited for can never come."""
 

@@ -27,7 +27,7 @@ from streamproc.ports.broker import BrokerError, Outgoing, TopicPartition
 from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.cluster import Cluster
 from streamproc.testing.simulation.habits import Habits
-from streamproc.testing.simulation.loop import Loop, Process, running
+from streamproc.testing.simulation.loop import Loop, Process, current_process, running
 from streamproc.testing.simulation.network import FAIR, Network, Weather
 
 Worker: TypeAlias = Callable[[SimBroker, str], Coroutine[Any, Any, None]]
@@ -46,7 +46,8 @@ class Faults:
 
     kills, freezes and stops are per process and minute, outages per node and minute, compactions per minute; a process
     is frozen for one of `frozen` s, and is back after `back` s.  An outage lasts `outage` s; `silent` is the share of
-    those that do not break connections but take everything and answer nothing.
+    those that do not break connections but take everything and answer nothing.  Each process has a wall clock that is
+    wrong by up to `skew` s either way; by how much changes `jumps` times per process and minute.
     """
 
     kills: float = 0.0
@@ -58,6 +59,8 @@ class Faults:
     back: tuple[float, float] = (0.1, 10.0)
     outage: tuple[float, float] = (1.0, 20.0)
     silent: float = 0.5
+    skew: float = 0.0
+    jumps: float = 0.0
     weather: Weather = FAIR
     heal: float = 60.0
 
@@ -69,6 +72,8 @@ ROUGH = Faults(
     stops=0.5,
     outages=0.3,
     compactions=2.0,
+    skew=5.0,
+    jumps=0.5,
     weather=Weather(
         slow_requests=0.005, slow_answers=0.003, lost_requests=0.003, lost_answers=0.005, doubled=0.02, moved=0.002
     ),
@@ -119,6 +124,7 @@ class World:
         self._tolerated = tolerated
         self._lives: dict[str, Life] = {}
         self._checks: list[Check] = [self._offsets_never_fall]
+        self._skews: dict[Process, float] = {}
         self._offsets: dict[tuple[str, TopicPartition], int] = {}
         self._stack = ExitStack()
         self._wrong: str | None = None
@@ -143,6 +149,7 @@ class World:
             self._plan(self.faults.kills, self._kill, self._lives[name])
             self._plan(self.faults.freezes, self._freeze, self._lives[name])
             self._plan(self.faults.stops, self._stop, self._lives[name])
+            self._plan(self.faults.jumps, self._jump, self._lives[name])
 
     def always(self, check: Check) -> None:
         """Check something every second: it tells what is wrong, or None."""
@@ -157,8 +164,9 @@ class World:
         self._wrong = self._wrong or what
 
     def wall(self) -> float:
-        """The wall clock, in s since 1970."""
-        return self.cluster.wall() / 1000
+        """The wall clock of the process that asks, in s since 1970; outside of one that of the brokers."""
+        process = current_process()
+        return self.cluster.wall() / 1000 + (0.0 if process is None else self._skews.get(process, 0.0))
 
     # what a test looks at
 
@@ -237,6 +245,7 @@ class World:
     def _begin(self, life: Life) -> None:
         life.process = self.loop.process(life.name)
         life.stopping = False
+        self._jump(life)
         broker = SimBroker(self.cluster, self.network, life.process)
         main = life.main = life.process.start(life.worker(broker, life.name))
         main.add_done_callback(lambda task: self._ended(life, task), context=self.loop.outside)
@@ -306,6 +315,10 @@ class World:
         if life.main is main:
             self.happened["did not stop"] += 1
             self._killed(life)
+
+    def _jump(self, life: Life) -> None:
+        if self.faults.skew:
+            self._skews[life.process] = self._random.uniform(-self.faults.skew, self.faults.skew)
 
     def _outage(self, node: int) -> None:
         self.happened["outages"] += 1
