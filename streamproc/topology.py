@@ -52,16 +52,30 @@ class Topology:
     """A named plan under construction.
 
     `name` is `[a-z0-9_]+` with `-` allowed, and `app` (the name unless set) the prefix of everything internal.  With
-    `dead_letters`, every record that cannot be processed goes to that topic unless a node says otherwise (S42).
+    `dead_letters`, every record that cannot be processed goes to that topic unless a node says otherwise (S42).  While
+    all inputs are idle, `all_idle="hold"` leaves the watermark where it is, and `"advance"` lets it flow with the clock
+    (S18).  A task with several inputs awaits one that has nothing more `max_wait` longer, None for ever (S39).
     """
 
-    def __init__(self, name: str, *, app: str | None = None, dead_letters: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        app: str | None = None,
+        dead_letters: str | None = None,
+        all_idle: Literal["hold", "advance"] = "hold",
+        max_wait: Duration | None = "0s",
+    ) -> None:
         for what, given in (("name", name), ("app", app or name)):
             if not NAME.fullmatch(given.replace("-", "_")):
                 raise TopologyError(f"topology {what}={given!r}: use small letters, digits, '_' and '-'")
         self.name = name
         self.app = app or name
         self.dead_letters = dead_letters
+        if all_idle not in ("hold", "advance"):
+            raise TopologyError(f'topology all_idle={all_idle!r}: use "hold" or "advance"')
+        self.all_idle = all_idle
+        self.max_wait = None if max_wait is None else duration("max_wait", max_wait)
         self._nodes: list[Node] = []
         self._policies: dict[int, tuple[Policy, ...]] = {}
 
@@ -112,8 +126,11 @@ class Topology:
         `event_time` gives the timestamp, an integer of ms or an aware datetime; without it the transport's own is
         taken, where there is one.  `disorder` bounds how far a record may be behind an earlier one and still be on
         time.  `key=T` says that the topic is partitioned by its record keys, which are read as T (S52).  A stamp more
-        than `max_future` ahead of the clock is refused (S15); None accepts all.
+        than `max_future` ahead of the clock is refused (S15); None accepts all.  A partition that could have delivered
+        and did not for `idle_timeout` holds nobody back until its next record (S17); None waits for ever.
         """
+        if start not in ("earliest", "latest") and (not isinstance(start, datetime) or start.tzinfo is None):
+            raise TopologyError(f'source {topic!r}: start={start!r}: use "earliest", "latest" or an aware datetime')
         spec = SourceSpec(
             topic,
             type,
@@ -134,7 +151,15 @@ class Topology:
 
     def graph(self) -> Graph:
         """What has been declared so far, as data for `streamproc.core.plan.build`."""
-        return Graph(self.name, self.app, tuple(self._nodes), dict(self._policies), self.dead_letters)
+        return Graph(
+            self.name,
+            self.app,
+            tuple(self._nodes),
+            dict(self._policies),
+            self.dead_letters,
+            self.all_idle,
+            self.max_wait,
+        )
 
     def _add(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from hypothesis import strategies as st
@@ -33,7 +33,7 @@ from streamproc import (
     Variance,
 )
 from streamproc.adapters.codecs import JsonSerde
-from streamproc.core.batch import Counts, DeadLetter
+from streamproc.core.batch import START, Counts, DeadLetter
 from streamproc.core.plan import build
 from streamproc.core.state import MemoryStore
 from streamproc.ports import Run
@@ -65,6 +65,10 @@ EVENTS = st.builds(
 POISON = st.sampled_from([b"{bad", b'{"ts":3,"key":"a"}', b'{"ts":9999,"key":"a","x":1}', b""])
 MESSAGES = st.integers(0, 19).flatmap(lambda n: POISON if n == 19 else EVENTS.map(msgspec.json.encode))
 LOGS = st.lists(MESSAGES, min_size=20, max_size=60)
+SLOW_LOGS = st.lists(EVENTS.flatmap(lambda e: st.tuples(st.just(e), st.integers(0, 4))), min_size=20, max_size=60).map(
+    lambda drawn: [msgspec.json.encode(Event(n // 2 + ahead, e.key, e.x)) for n, (e, ahead) in enumerate(drawn)]
+)
+"""Time goes on by half a millisecond a record, so that it matters where it is."""
 
 
 # --- topologies ---------------------------------------------------------------------------------------------
@@ -269,6 +273,18 @@ CUTS = st.builds(
 )
 
 
+Decided: TypeAlias = tuple[int, int | None]
+"""What a clock decides of a topic when so many messages have been read: it is idle, or its time flows on by so much."""
+DECISIONS = st.lists(st.tuples(st.integers(1, 60), st.none() | st.integers(0, 20)), max_size=6).map(
+    lambda drawn: [one for place, flows in sorted(drawn, key=lambda d: d[0]) for one in _decided(place, flows)]
+)
+
+
+def _decided(place: int, flows: int | None) -> list[Decided]:
+    """An input falls idle, and where it flows it does so then: only what is idle flows."""
+    return [(place, None)] if flows is None else [(place, None), (place, flows)]
+
+
 @dataclass
 class Outcome:
     """Everything a run brought about."""
@@ -279,16 +295,17 @@ class Outcome:
     left: dict[str, dict[Any, Any]] = field(default_factory=dict)
 
 
-def run(
+def run(  # noqa: PLR0913 - four of them by name
     topology: Topology,
     logs: Mapping[str, list[bytes]],
     cut: Cut = Cut(),
     *,
     fused: bool = True,
     partitions: int = 1,
+    decided: Mapping[str, list[Decided]] | None = None,
 ) -> Outcome:
     """Feed logs to a topology, cut as told, with commits and crashes, and close it all at the end."""
-    world = World(topology, logs, fused=fused, partitions=partitions)
+    world = World(topology, logs, fused=fused, partitions=partitions, decided=decided)
     turn = 0
     while any(world.read[topic] < len(logs[topic]) for topic in logs):
         for topic in logs:
@@ -305,9 +322,18 @@ def run(
 class World:
     """A topology at work on logs, with what survives a crash: stores, positions, and what was committed."""
 
-    def __init__(self, topology: Topology, logs: Mapping[str, list[bytes]], *, fused: bool, partitions: int) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        logs: Mapping[str, list[bytes]],
+        *,
+        fused: bool,
+        partitions: int,
+        decided: Mapping[str, list[Decided]] | None = None,
+    ) -> None:
         self.plan = build(topology.graph(), partitions)
         self.logs = logs
+        self.decided = decided or {}
         self.fused = fused
         self.stores: dict[str, MemoryStore] = {}
         self.positions: dict[str, Any] = {}
@@ -325,10 +351,36 @@ class World:
     def _work(self) -> None:
         self.pending.extend(worked.step.counts for worked in self.engine.work())
 
-    def _offer(self, topic: str, first: Callable[[int], int]) -> None:
-        """Everything that has been read from `first(partition)` on, line n in partition n mod N."""
-        for number in range(self.plan.partitions):
-            chosen = [n for n in range(first(number), self.read[topic]) if n % self.plan.partitions == number]
+    def _offer(self, topic: str, first: Callable[[int], int], *, again: bool = False) -> None:
+        """Everything that has been read from `first(partition)` on, line n in partition n mod N, and what was decided.
+
+        A decision that stands just there counts when all is read `again`: it may not have been committed.
+        """
+        start = 0
+        places = {number: first(number) for number in range(self.plan.partitions)}
+        for place, flows in self.decided.get(topic, ()):
+            if place <= self.read[topic]:
+                self._read(topic, places, start, place)
+                self._work()
+                for number, begin in places.items():
+                    if place > begin or (again and place == begin):
+                        if flows is None:
+                            self.engine.idle(topic, number)
+                        else:
+                            self._flow(topic, number, flows)
+                self._work()
+                start = place
+        self._read(topic, places, start, self.read[topic])
+
+    def _flow(self, topic: str, number: int, by: int) -> None:
+        """An input that has delivered flows on from its own watermark."""
+        watermark = self.engine.watermarks()[topic, number]
+        if watermark != START:
+            self.engine.flow(topic, number, watermark + by)
+
+    def _read(self, topic: str, places: Mapping[int, int], start: int, stop: int) -> None:
+        for number, begin in places.items():
+            chosen = [n for n in range(max(start, begin), stop) if n % self.plan.partitions == number]
             if chosen:
                 keys = [str(n % 3).encode() if n % 7 else None for n in chosen]
                 self.engine.offer(topic, Run(number, chosen, [self.logs[topic][n] for n in chosen], keys), 0)
@@ -345,7 +397,7 @@ class World:
         self.pending.clear()
         self.engine = self._engine()
         for topic in self.logs:
-            self._offer(topic, lambda number, topic=topic: self.engine.position(topic, number))  # type: ignore[misc]
+            self._offer(topic, lambda number, topic=topic: self.engine.position(topic, number), again=True)  # type: ignore[misc]
         self._work()
 
     def commit(self) -> None:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAW = "tests/core/test_batching.py"
 BENCH = "tests/core/test_bench.py"
 SEMANTICS = "tests/semantics"
+OBSERVABILITY = "tests/observability/test_worker_metrics.py tests/observability/test_http.py"
 LIMIT = 600
 
 
@@ -222,8 +223,8 @@ MUTANTS = (
     Mutant(
         "watermark_is_not_restored",
         "core/task.py",
-        "time.top, time.watermark, time.idle, time.ended = top, watermark, idle, ended",
-        "time.top, time.idle, time.ended = top, idle, ended",
+        "time.top, time.watermark, time.idle, time.ended, time.flown = top, watermark, idle, ended, flown",
+        "time.top, time.idle, time.ended, time.flown = top, idle, ended, flown",
         f"{SEMANTICS} {LAW}",
         "S14: W is committed, and not only the maximum",
     ),
@@ -308,6 +309,62 @@ MUTANTS = (
         "S46: an upstream task that says idle leaves the minimum",
     ),
     Mutant(
+        "a_loop_forgets_where_time_has_flown",
+        "core/fuse.py",
+        'whole.say("top, due, watermark = time.top, task.due() + disorder, combined.watermark")',
+        'whole.say("top, due, watermark = time.top, task.due() + disorder, time.watermark")',
+        LAW,
+        "S18, S19: what the clock has closed accepts nothing, in a generated loop too",
+    ),
+    Mutant(
+        "time_that_flew_is_not_restored",
+        "core/task.py",
+        "time.top, time.watermark, time.idle, time.ended, time.flown = top, watermark, idle, ended, flown",
+        "time.top, time.watermark, time.idle, time.ended, time.flown = top, watermark, idle, ended, START",
+        f"{SEMANTICS}/test_conformance.py",
+        "S41: a decision that was committed is not revised by a restart",
+    ),
+    Mutant(
+        "idleness_is_not_restored",
+        "core/task.py",
+        "time.top, time.watermark, time.idle, time.ended, time.flown = top, watermark, idle, ended, flown",
+        "time.top, time.watermark, time.idle, time.ended, time.flown = top, watermark, False, ended, flown",
+        f"{SEMANTICS}/test_conformance.py",
+        "S41: a decision that was committed is not revised by a restart",
+    ),
+    Mutant(
+        "idle_by_the_wall_clock_alone",
+        "core/progress.py",
+        "        if polled and lag == 0:",
+        "        if polled:",
+        f"{SEMANTICS}/test_conformance.py",
+        "S17: a slow consumer is no quiet producer",
+    ),
+    Mutant(
+        "time_flows_where_it_should_stand",
+        "runners/bench.py",
+        '        if self.stage.all_idle == "advance":',
+        "        if True:",
+        "tests/core/test_idleness.py",
+        "S18: with `hold`, W stays while all inputs are idle",
+    ),
+    Mutant(
+        "an_idle_input_is_awaited",
+        "runners/bench.py",
+        "awaited and (inlet.source is None or not self._idle(self._first[inlet.topic]))",
+        "awaited",
+        "tests/core/test_idleness.py",
+        "S39: the others go on without an input that is idle",
+    ),
+    Mutant(
+        "silence_while_records_wait",
+        "runners/bench.py",
+        "both = None if held or lag != self.lag else lag",
+        "both = None if lag != self.lag else lag",
+        "tests/core/test_idleness.py",
+        "S17: an input whose records wait to be taken is not silent",
+    ),
+    Mutant(
         "an_abort_keeps_what_was_queued",
         "runners/bench.py",
         '        """Nothing is at hand but what waited at the last commit."""\n        self._feed.clear()\n',
@@ -346,6 +403,54 @@ MUTANTS = (
         "    if limit is not None and at >= limit:",
         "tests/core/test_progress.py",
         "S15: beyond, not at, ref + max_future",
+    ),
+    Mutant(
+        "series_outlive_their_partition",
+        "adapters/prometheus/partitions.py",
+        "gone = {(topic, str(number)) for topic, number in before - after}",
+        "gone = {(topic, str(number)) for topic, number in after - before}",
+        OBSERVABILITY,
+        "the lag of a partition that another owns now stands still for ever in the worker that had it",
+    ),
+    Mutant(
+        "a_late_word_brings_series_back",
+        "adapters/prometheus/partitions.py",
+        "return self._owned is None or (topic, number) in self._owned",
+        "return True",
+        OBSERVABILITY,
+        "what is told of a partition after it has gone makes two workers look like its owners",
+    ),
+    Mutant(
+        "what_is_left_is_taken_off_twice",
+        "adapters/prometheus/group.py",
+        "self._left.pop(task, 0)",
+        "self._left.get(task, 0)",
+        OBSERVABILITY,
+        "records left to restore go below nothing when a restored task goes",
+    ),
+    Mutant(
+        "sums_keep_tasks_that_went",
+        "adapters/prometheus/observer.py",
+        'if change.how != "assigned":',
+        'if change.how == "lost":',
+        OBSERVABILITY,
+        "open windows of a task that was given up are counted by two workers",
+    ),
+    Mutant(
+        "an_outage_restarts_workers",
+        "adapters/http.py",
+        "if pulse.reachable is False:",
+        "if pulse.reachable is None:",
+        OBSERVABILITY,
+        "a worker that cannot reach brokers does not poll, and must not be restarted for it",
+    ),
+    Mutant(
+        "a_result_on_the_bound_is_late",
+        "adapters/prometheus/instruments.py",
+        "bisect_left(rising, now - bound)",
+        "bisect_right(rising, now - bound)",
+        OBSERVABILITY,
+        "a bucket counts what is no greater than its bound, the bound itself too",
     ),
 )
 

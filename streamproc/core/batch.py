@@ -147,7 +147,20 @@ class Ended(NamedTuple):
     input: int
 
 
-Decision: TypeAlias = Ended
+class Idle(NamedTuple):
+    """Time decision: an input has been silent for so long that it holds nobody back until its next record (S17)."""
+
+    input: int
+
+
+class Flows(NamedTuple):
+    """Time decision: while all are idle, an input's watermark counts as this one, which moves with the clock (S18)."""
+
+    input: int
+    watermark: int
+
+
+Decision: TypeAlias = Ended | Idle | Flows
 """What a clock or the outside decides; it enters a step as a value and is committed with the positions (S41)."""
 
 

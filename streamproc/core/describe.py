@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from streamproc.core.instants import text
 from streamproc.core.operators import Cross, Sink
-from streamproc.core.plan import Inlet, Place, Plan, SourceSpec, Stage, shown
+from streamproc.core.plan import IDLE_TIMEOUT, Inlet, Place, Plan, SourceSpec, Stage, shown
 
 _Node: TypeAlias = Mapping[str, Any]
 
@@ -82,6 +82,8 @@ def _source(spec: SourceSpec) -> dict[str, str]:
     if spec.event_time is not None:
         found["event_time"] = "λ"
     found["disorder"] = text(spec.disorder)
+    if spec.idle_timeout != IDLE_TIMEOUT:
+        found["idle_timeout"] = "None" if spec.idle_timeout is None else text(spec.idle_timeout)
     if spec.max_future is None:
         found["max_future"] = "None"
     if spec.start != "earliest":

@@ -370,7 +370,7 @@ class _Loop:
             self.text.say(*self._flow("top"))
 
     def _flow(self, to: str) -> list[str]:
-        return [f"due = flow({to})", "watermark = time.watermark" if self.moving else "", self.forget]
+        return [f"due = flow({to})", "watermark = combined.watermark" if self.moving else "", self.forget]
 
     # ends
 
@@ -420,9 +420,11 @@ class _Loop:
             )
             whole.say("time, disorder = task.times[number], task.disorders[task.inputs[number].inlet]")
             whole.say("flow, plain = task.flow_of(number), task.plain_of(number)")
-            whole.say(
-                "top, due, watermark = time.top, task.due() + disorder, time.watermark" if self.moving else "top = None"
-            )
+            if self.moving:
+                whole.say("combined = task.entries[task.inputs[number].inlet].combined")
+                whole.say("top, due, watermark = time.top, task.due() + disorder, combined.watermark")
+            else:
+                whole.say("top = None")
             whole.say("handed = 0", *self.start, self.forget)
             whole.say("it = iter(batch.values[start:stop]); left = it.__length_hint__; n = stop - start")
             whole.say("index = lambda: stop - left() - 1")
@@ -440,7 +442,7 @@ class _Loop:
                 whole.say("except TaskFailed:", "    raise")
                 with whole.block("except Exception:  # costs nothing until it happens"):
                     whole.say("handed += 1", "due = plain(index(), top)")
-                    whole.say("watermark = time.watermark" if self.moving else "", self.forget)
+                    whole.say("watermark = combined.watermark" if self.moving else "", self.forget)
             whole.say("flow(top)" if self.moving else "", *self.tallies)
         return "\n".join(whole.lines) + "\n"
 

@@ -19,6 +19,8 @@ from streamproc.core.operators import Branch, Cross, KeyBy, Pass, Sink, Split, h
 from streamproc.core.windowing import Folds, TrailingAggregate, WindowAggregate
 
 NAME = re.compile(r"[a-z0-9_]+")
+IDLE_TIMEOUT = 60_000
+"""Milliseconds of silence after which an input is idle, unless its source says other (S17)."""
 REASONS: Mapping[str, str] = {
     "deserialization_error": "fail",
     "invalid_timestamp": "fail",
@@ -53,7 +55,7 @@ class SourceSpec:
     event_time: Callable[[Any], Any] | None
     key: Any = None
     disorder: int = 0
-    idle_timeout: int | None = 60_000
+    idle_timeout: int | None = IDLE_TIMEOUT
     max_future: int | None = 3_600_000
     start: Any = "earliest"
 
@@ -88,6 +90,8 @@ class Graph:
     nodes: tuple[Node, ...]
     policies: Mapping[int, tuple[Policy, ...]]
     dead_letters: str | None = None
+    all_idle: str = "hold"
+    max_wait: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,8 @@ class Inlet:
 class Stage:
     """A sub-topology: what can be worked off partition by partition, by a task for each.
 
-    Places are in topological order.  All inlets have as many partitions as the stage.
+    Places are in topological order.  All inlets have as many partitions as the stage.  `all_idle` is `hold` or
+    `advance` (S18).
     """
 
     name: str
@@ -155,6 +160,7 @@ class Stage:
     inlets: tuple[Inlet, ...]
     crossings: tuple[str, ...]
     partitions: int = 1
+    all_idle: str = "hold"
 
     @property
     def stateful(self) -> bool:
@@ -174,7 +180,10 @@ class Repartition:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A topology ready to run: `counts` are the partitions of each source topic, `partitions` those of its outputs."""
+    """A topology ready to run: `counts` are the partitions of each source topic, `partitions` those of its outputs.
+
+    `max_wait` is for how many ms an input without lag is awaited, None for as long as it takes (S39).
+    """
 
     name: str
     app: str
@@ -182,6 +191,7 @@ class Plan:
     stages: tuple[Stage, ...]
     dead_letters: tuple[str, ...]
     counts: Mapping[str, int]
+    max_wait: int | None = 0
 
     @property
     def nodes(self) -> tuple[Place, ...]:
@@ -258,6 +268,7 @@ def build(graph: Graph, partitions: int | Mapping[str, int] = 1) -> Plan:
         _counted(_ordered(stages), counts),
         tuple(sorted(topic for topic in dead if topic)),
         counts,
+        graph.max_wait,
     )
 
 
@@ -472,7 +483,7 @@ def _stage(
         else min(_plain(inlet.topic) for inlet in inlets)
     )
     crossings = tuple(place.operator.topic for place in places if isinstance(place.operator, Cross))
-    return Stage(name, tuple(places), tuple(inlets), crossings)
+    return Stage(name, tuple(places), tuple(inlets), crossings, all_idle=graph.all_idle)
 
 
 def _ordered(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

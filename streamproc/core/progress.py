@@ -20,16 +20,21 @@ from streamproc.core.instants import instant
 
 @dataclass(slots=True)
 class InputTime:
-    """The progress of one input: its greatest timestamp, its watermark, and whether it counts (S14, S16)."""
+    """The progress of one input: its greatest timestamp, its watermark, and whether it counts (S14, S16).
+
+    `flown` is where its watermark would be by the clock, START unless that was decided since it is idle (S18).
+    """
 
     top: int = START
     watermark: int = START
     idle: bool = False
     ended: bool = False
+    flown: int = START
 
     def saw(self, at: int, disorder: int) -> bool:
         """Take note of an acceptable record; whether the watermark moved, or counts again after idleness."""
-        woke, self.idle = self.idle, False
+        if woke := self.idle:
+            self.wakes()
         if at <= self.top:
             return woke
         self.top = at
@@ -44,17 +49,29 @@ class InputTime:
 
     def falls_silent(self) -> None:
         """The input is idle and holds nobody back until its next record (S17)."""
-        self.idle = True
+        self.idle = not self.ended
+
+    def wakes(self) -> None:
+        """The input counts again."""
+        self.idle, self.flown = False, START
+
+    def flows_to(self, watermark: int) -> None:
+        """While it is idle, it has flown with the clock to here (S18)."""
+        if self.idle:
+            self.flown = max(self.flown, watermark)
 
     def marked(self, watermark: int, idle: bool) -> None:  # noqa: FBT001 - as it stands in the mark
         """Take over what an upstream task says of itself (S46)."""
-        self.idle = idle
+        if idle:
+            self.falls_silent()
+        else:
+            self.wakes()
         self.moves_to(watermark)
 
     def end(self) -> None:
         """The input has been read to its end: it counts as +inf (S49)."""
         self.ended = True
-        self.idle = False
+        self.wakes()
         self.moves_to(END)
 
 
@@ -63,6 +80,7 @@ class Combined:
     """The watermark of several inputs, each held back by a lag of its own (S16, S26).
 
     An input that was idle is in `behind` until it is aligned again: until its watermark is not below the combined one.
+    While all are idle, W stays, unless every one of them that has delivered flows on with the clock (S18).
     """
 
     inputs: tuple[tuple[InputTime, int], ...]
@@ -88,10 +106,44 @@ class Combined:
                 self.behind.remove(number)
             if least is None or its < least:
                 least = its
+        if least is None and self.idle:
+            flown = [earlier(one.flown, lag) for one, lag in self.inputs if one.watermark != START]
+            least = min(flown, default=None)
         if least is None or least <= self.watermark:
             return False
         self.watermark = least
         return True
+
+    def holders(self) -> list[InputTime]:
+        """The inputs W waits for: those that are active and aligned, else those that are to catch up, else all."""
+        active = [(number, one) for number, (one, _) in enumerate(self.inputs) if not (one.ended or one.idle)]
+        aligned = [one for number, one in active if number not in self.behind]
+        return aligned or [one for _, one in active] or [one for one, _ in self.inputs if not one.ended]
+
+
+@dataclass(slots=True)
+class Silence:
+    """How long an input has been silent (S17): since its last acceptable record, without the time that does not count.
+
+    Spans are told as they pass, in ms of a monotonic clock.  `timeout` is None for an input that never falls idle.
+    """
+
+    timeout: int | None
+    silent: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has been silent for so long that it is idle."""
+        return self.timeout is not None and self.silent >= self.timeout
+
+    def heard(self) -> None:
+        """An acceptable record has come."""
+        self.silent = 0
+
+    def passed(self, span: int, *, polled: bool, lag: int | None) -> None:
+        """Time has passed; it counts if the input was polled, so not paused, and its lag known to be 0."""
+        if polled and lag == 0:
+            self.silent += span
 
 
 class Timed(NamedTuple):

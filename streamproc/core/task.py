@@ -28,7 +28,10 @@ from streamproc.core.batch import (
     Decision,
     Emit,
     Encode,
+    Ended,
+    Flows,
     Headers,
+    Idle,
     Mark,
     Position,
     Record,
@@ -120,11 +123,22 @@ class Task:
         """Everything a batch causes.  TaskFailed where a record meets the action `fail`."""
         self._batch = batch
         for decision in decisions:
-            self.times[decision.input].end()
+            self._decide(decision)
         self.advance()
         self._walk(batch)
         self.offsets |= batch.positions
         return self._step(len(batch))
+
+    def _decide(self, decision: Decision) -> None:
+        """What a clock or the outside decided, in front of the batch."""
+        time = self.times[decision.input]
+        match decision:
+            case Idle():
+                time.falls_silent()
+            case Flows(_, watermark):
+                time.flows_to(watermark)
+            case Ended():
+                time.end()
 
     def _walk(self, batch: Batch) -> None:
         """Take a batch record by record, marks and refusals where they stand, of one place the refusals first."""
@@ -154,6 +168,8 @@ class Task:
             time.moves_to(mark.watermark)
         else:
             time.marked(mark.watermark, mark.idle)
+            if self.stage.all_idle == "advance":  # the clock is in the watermark that an idle task says
+                time.flows_to(mark.watermark)
         self.advance()
 
     def _stretch(self, batch: Batch, start: int, stop: int) -> None:
@@ -478,7 +494,14 @@ class Task:
         return {
             "offsets": {self.stage.inlets[inlet].topic: offset for inlet, offset in sorted(self.offsets.items())},
             "inputs": {
-                f"{one.topic}/{one.partition}": [time.top, time.watermark, time.idle, time.ended, incarnation]
+                f"{one.topic}/{one.partition}": [
+                    time.top,
+                    time.watermark,
+                    time.idle,
+                    time.ended,
+                    time.flown,
+                    incarnation,
+                ]
                 for one, time, incarnation in zip(self.inputs, self.times, self.incarnations, strict=True)
             },
             "domains": [[list(map(list, d)), c.watermark, sorted(c.behind)] for d, c in self.domains.items()],
@@ -507,12 +530,12 @@ class Task:
         self.offsets = {n: read[inlet.topic] for n, inlet in enumerate(self.stage.inlets) if inlet.topic in read}
         known = settled["inputs"] if settled is not None else {}
         for number, one in enumerate(self.inputs):
-            top, watermark, idle, ended, incarnation = known.get(
-                f"{one.topic}/{one.partition}", (START, START, False, False, 0)
+            top, watermark, idle, ended, flown, incarnation = known.get(
+                f"{one.topic}/{one.partition}", (START, START, False, False, START, 0)
             )
             self.incarnations[number] = incarnation
             time = self.times[number]
-            time.top, time.watermark, time.idle, time.ended = top, watermark, idle, ended
+            time.top, time.watermark, time.idle, time.ended, time.flown = top, watermark, idle, ended, flown
         held = {
             tuple(map(tuple, d)): (w, behind) for d, w, behind in (settled["domains"] if settled is not None else ())
         }
@@ -521,6 +544,16 @@ class Task:
             combined.watermark, combined.behind = watermark, set(behind)
         for site in self.sites:
             site.watermark = site.combined.watermark
+
+    def holders(self) -> set[int]:
+        """The inputs that hold W back at a node whose results depend on it."""
+        held = {id(time) for domain in self.timed for time in self.domains[domain].holders()}
+        return {number for number, time in enumerate(self.times) if id(time) in held}
+
+    @property
+    def timed(self) -> set[tuple[tuple[int, int], ...]]:
+        """The domains in which W matters: of nodes with state and of crossings; of all nodes where there are none."""
+        return {site.place.domain for site in (*self.stateful, *self.crosses)} or set(self.domains)
 
     @property
     def ended(self) -> bool:

@@ -9,13 +9,15 @@ between them; where tasks are hosted one by one, what crosses is read back from 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streamproc.core.batch import Batch, Change, Crossing, Decision, Raw, Said, Step
+from streamproc.core.batch import START, Batch, Change, Crossing, Decision, Flows, Idle, Raw, Said, Step
 from streamproc.core.errors import StateError
 from streamproc.core.feed import SLICE, Decoders, Feed, Landed, decoded, ended, landed, marked, read_back
 from streamproc.core.fuse import fuse
 from streamproc.core.plan import Plan, Stage
+from streamproc.core.progress import Silence
 from streamproc.core.site import Writer
 from streamproc.core.state import Store
 from streamproc.core.task import Input, Task
@@ -40,6 +42,38 @@ def codecs_of(plan: Plan, serde: Serde) -> Codecs:
         if inlet.source is not None
     }
     return Codecs(Writer(serde.encode, serde.encode_key), decoders)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is seen of one partition of a source from outside: when records come, and when it could have had some.
+
+    `base` is from where its watermark flows since `since`; `looked` is when its lag was asked for last, and `lag` what
+    it was.  Instants are ms of a monotonic clock.
+    """
+
+    input: int
+    silence: Silence
+    base: int = START
+    ended: bool = False
+    heard: bool = False
+    looked: int | None = None
+    lag: int | None = None
+    since: int = 0
+    quiet: int = 0
+
+    def look(self, lag: int | None, now: int, *, held: bool) -> None:
+        """Its lag is now known to be this, or not known; `held` says that there is something to be taken yet."""
+        if self.looked is None or self.heard:  # of the span in which a record came, nothing counts
+            self.since, self.quiet = now, 0
+            self.silence.heard()
+            self.base = START if self.heard else self.base
+        else:
+            span = now - self.looked
+            both = None if held or lag != self.lag else lag
+            self.silence.passed(span, polled=True, lag=both)
+            self.quiet = self.quiet + span if both == 0 else 0
+        self.heard, self.looked, self.lag = False, now, lag
 
 
 class Bench:
@@ -82,6 +116,8 @@ class Bench:
         if fused:
             fuse(self.task)
         self._feed = Feed(order)
+        self._max_wait = plan.max_wait
+        self._watches: dict[str, _Watch] = {}
         self._awaited: list[bool] = []
         self._decisions: list[Decision] = []
         self._landed: dict[str, list[int]] = {}
@@ -101,6 +137,16 @@ class Bench:
             and not all(self.task.times[number].ended for number in self._numbers(inlet.topic))
             for inlet in self._inlets
         ]
+        self._watches = {
+            inlet.topic: _Watch(
+                self._first[inlet.topic],
+                Silence(inlet.source.idle_timeout),
+                self.task.times[self._first[inlet.topic]].flown,
+                ended=self.task.times[self._first[inlet.topic]].ended,
+            )
+            for inlet in self._inlets
+            if inlet.source is not None
+        }
         for topic, waits in (self.task.settled or {}).get("waiting", {}).items():
             self._feed.wait_again(self._queues[topic], waits)
 
@@ -138,6 +184,8 @@ class Bench:
                 appended=run.appended,
                 next_offset=run.next_offset if start + SLICE >= count else None,
             )
+            if one.values:
+                self._watches[topic].heard = True
             self._feed.add(queue, one)
 
     def land(self, topic: str, rows: Sequence[Landed], next_offset: int) -> None:
@@ -171,10 +219,49 @@ class Bench:
         if self._awaited[queue] or not self.task.times[number].ended:
             self._feed.add(queue, ended(number))
             self._awaited[queue] = False
+            self._watches[topic].ended = True
 
     def await_(self, topic: str, *, awaited: bool) -> None:
         """Whether a topic may have more than is at hand: lag above 0 or unknown, not 0 (S39)."""
         self._awaited[self._queues[topic]] = awaited
+
+    def lags(self, topic: str, lag: int | None, now: int) -> None:
+        """By how much a topic is behind its end now, None where that is not known or it is not polled.
+
+        `now` is a monotonic clock in ms.  From what is said again and again follows whether the topic is awaited, and
+        what the clock decides: that it is idle (S17), and that time flows while all are (S18).
+        """
+        queue = self._queues[topic]
+        watch = self._watches.get(topic)
+        if watch is None or watch.ended:
+            self._awaited[queue] = lag != 0 and watch is None
+            return
+        watch.look(lag, now, held=not self.hungry(topic))
+        waits = self._max_wait is None or watch.quiet < self._max_wait
+        self._awaited[queue] = lag != 0 or waits
+        if watch.silence.idle and not self._idle(watch.input):
+            self._decisions.append(Idle(watch.input))
+        if self.stage.all_idle == "advance":
+            self._flow(now)
+
+    def _idle(self, number: int) -> bool:
+        """Whether an input is idle, or will be with the next step."""
+        return self.task.times[number].idle or any(isinstance(d, Idle) and d.input == number for d in self._decisions)
+
+    def _flow(self, now: int) -> None:
+        """Where all inputs of a node are idle, each that has delivered flows on from its last record (S18)."""
+        inputs = enumerate(self.task.inputs)
+        active = {one.inlet for number, one in inputs if self.holds(one.topic) or not self._idle(number)}
+        domains = ({inlet for inlet, _ in domain} for domain in self.task.timed)
+        flowing = set[int]().union(*(domain for domain in domains if not domain & active))
+        for watch in self._watches.values():
+            if self.task.inputs[watch.input].inlet not in flowing:
+                continue
+            time = self.task.times[watch.input]
+            flown = max(watch.base, time.watermark) + now - watch.since
+            known = [one.watermark for one in self._decisions if isinstance(one, Flows) and one.input == watch.input]
+            if time.watermark != START and flown > max([time.flown, *known]):
+                self._decisions.append(Flows(watch.input, flown))
 
     def decide(self, decision: Decision) -> None:
         """What a clock or the outside decided; the next step takes it in, before any record."""
@@ -213,13 +300,22 @@ class Bench:
 
     def work(self) -> Step | None:
         """One step over what is at hand and was decided, None if there is nothing that may be taken."""
-        batch = self._feed.next(self._awaited)
+        batch = self._feed.next(self._waits())
         if batch is None:
             if not self._decisions:
                 return None
             batch = Batch(0, [], [], [])
         decisions, self._decisions = self._decisions, []
         return self.task.step(batch, decisions)
+
+    def _waits(self) -> list[bool]:
+        """Which queues are awaited: an input that is idle is not (S39)."""
+        if len(self._inlets) == 1:
+            return self._awaited
+        return [
+            awaited and (inlet.source is None or not self._idle(self._first[inlet.topic]))
+            for inlet, awaited in zip(self._inlets, self._awaited, strict=True)
+        ]
 
     # out
 

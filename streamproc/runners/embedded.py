@@ -244,6 +244,7 @@ class EmbeddedRunner:
         found = False
         for source in self._sources:
             topic = source.topic
+            runs: list[Run] | None = None
             if not source.ended and engine.hungry(topic):
                 runs = source.read(AT_ONCE)
                 now = int(self._clock() * 1000)
@@ -251,12 +252,19 @@ class EmbeddedRunner:
                     self._offer(engine, topic, run, now)
                 self._note_lag(topic, sum(len(run.values) for run in runs))
                 found = found or bool(runs)
-                if self._settings.follow:
-                    engine.await_(topic, awaited=bool(runs))
+            if self._settings.follow:
+                self._tell_lag(engine, topic, runs)
             if source.ended and topic not in self._told and not self._settings.keep_open:
                 self._told.add(topic)
                 engine.end(topic)
         return found
+
+    def _tell_lag(self, engine: Engine, topic: str, runs: Sequence[Run] | None) -> None:
+        """A partition is at its end if the source was read to its own and had nothing of it; None for not read."""
+        more = None if runs is None or topic in self._behind else {run.partition for run in runs}
+        now = int(self._monotonic() * 1000)
+        for number in range(self._plan.counts[topic]):
+            engine.lags(topic, number, None if more is None or number in more else 0, now)
 
     def _note_lag(self, topic: str, count: int) -> None:
         """A source that gave as much as it was asked for has more."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from streamproc.core.batch import START, Crossing, DeadLetter, Emit, Headers, Said, Step
+from streamproc.core.batch import START, Crossing, DeadLetter, Emit, Flows, Headers, Idle, Said, Step
 from streamproc.core.errors import TopologyError
 from streamproc.core.partition import partition
 from streamproc.core.plan import Plan
@@ -90,6 +90,23 @@ class Engine:
         """Whether a topic may have more than is at hand: lag above 0 or unknown, not 0 (S39)."""
         for bench in self._reading[topic]:
             bench.await_(topic, awaited=awaited)
+
+    def lags(self, topic: str, number: int, lag: int | None, now: int) -> None:
+        """By how much a partition is behind its end, None where that is not known; `now` is a monotonic clock in ms.
+
+        What follows from what is said again and again: whether it is awaited, and what the clock decides (S17, S18).
+        """
+        self._reading[topic][number].lags(topic, lag, now)
+
+    def idle(self, topic: str, number: int) -> None:
+        """A partition is said to be idle, by whoever holds the clock (S17)."""
+        bench = self._reading[topic][number]
+        bench.decide(Idle(bench.input(topic)))
+
+    def flow(self, topic: str, number: int, watermark: int) -> None:
+        """A partition that is idle is said to have flown with the clock to here (S18)."""
+        bench = self._reading[topic][number]
+        bench.decide(Flows(bench.input(topic), watermark))
 
     def hungry(self, topic: str) -> bool:
         """Whether a queue of this topic is empty, so that reading on may help."""
@@ -176,12 +193,12 @@ class Engine:
         }
 
     def holder(self) -> tuple[str, int] | None:
-        """The source partition that holds back the rest: the one with the least watermark that has not ended."""
+        """The source partition that holds back the rest: of those that count, the one with the least watermark."""
         held = [
-            (time.watermark, one.topic, one.partition)
+            (bench.task.times[number].watermark, one.topic, one.partition)
             for bench in self._benches
-            for one, time in zip(bench.task.inputs, bench.task.times, strict=True)
-            if bench.stage.inlets[one.inlet].source is not None and not time.ended and not time.idle
+            for number in bench.task.holders()
+            if bench.stage.inlets[(one := bench.task.inputs[number]).inlet].source is not None
         ]
         return min(held)[1:] if held else None
 

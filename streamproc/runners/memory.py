@@ -70,6 +70,8 @@ class MemoryRunner:
         self._since: list[Worked] = []
         self._cells: dict[str, dict[tuple[str, int, int], dict[KeyId, bytes]]] = {}
         self._positions: dict[str, bytes] = {}
+        self._wall = 0
+        self._silent = 0
         self.engine = self._started()
 
     def messages(self, topic: str) -> int:
@@ -80,6 +82,7 @@ class MemoryRunner:
         """Append a message to a partition; `now` is the clock in ms it is fetched at (S15), None for no clock."""
         log = self._logs[topic][partition]
         log.messages.append(message)
+        self._silent = 0
         self._offer(topic, partition, len(log.messages) - 1, len(log.messages), now)
 
     def mark(self, topic: str, watermark: int) -> None:
@@ -87,6 +90,16 @@ class MemoryRunner:
         for number, log in enumerate(self._logs[topic]):
             log.marks.append((len(log.messages), watermark))
             self.engine.mark(topic, number, watermark)
+
+    def wait(self, by: int) -> None:
+        """So many ms pass in which no input has anything."""
+        for span in (0, by):
+            self._wall += span
+            for topic, count in self.plan.counts.items():
+                for number in range(count) if topic not in self.ended else ():
+                    self.engine.lags(topic, number, 0, self._wall)
+                    self.engine.await_(topic, awaited=self._awaited)
+        self._silent += by
 
     def end(self, topic: str) -> None:
         """No more will come from a topic (S49)."""
@@ -116,6 +129,7 @@ class MemoryRunner:
             add_counts(self.counts, worked.step.counts)
         self.steps += self._since
         self._since = []
+        self._silent = 0
 
     def restart(self, now: int | None = None) -> None:
         """A crash: a new engine begins where the last commit ended, with the state it had as bytes."""
@@ -132,6 +146,9 @@ class MemoryRunner:
                 self._offer(topic, number, at, len(log.messages), now)
         for topic in sorted(self.ended):
             self.engine.end(topic)
+        if self._silent:  # what was decided since the last message, and not committed
+            silent, self._silent = self._silent, 0
+            self.wait(silent)
 
     def kept(self) -> int:
         """The number of committed cells."""

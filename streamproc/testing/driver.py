@@ -178,10 +178,14 @@ class TestDriver:
         self._go_on()
 
     def advance_wall(self, by: int | timedelta) -> None:
-        """The reference clock goes on by so many ms."""
+        """The clock goes on by so many ms, in which nothing comes: inputs fall idle (S17)."""
+        self._open()
         if self._clock is None:
             raise StreamprocError('there is no clock to advance: say TestDriver(..., clock=at("12:00"))')
-        self._clock += by if isinstance(by, int) else by // timedelta(milliseconds=1)
+        span = by if isinstance(by, int) else by // timedelta(milliseconds=1)
+        self._clock += span
+        self._runner.wait(span)
+        self._go_on()
 
     def end(self) -> None:
         """All inputs end, so that everything closes (S49)."""

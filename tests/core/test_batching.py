@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.laws import CUTS, LOGS, SHAPES, Cut, Shape, run
+from tests.laws import CUTS, DECISIONS, LOGS, SHAPES, SLOW_LOGS, Cut, Decided, Shape, run
 
 pytestmark = pytest.mark.timeout(900)  # a counterexample of this size takes minutes to become small
 
@@ -32,6 +34,43 @@ def test_generated_loops_mean_what_the_plain_ones_do_behind_a_repartition(
     logs = {"in0": first, "in1": second} if shape.sources == 2 else {"in0": first}
     cut = Cut((size,), ("", "commit"))
     assert run(shape.build(), logs, cut, partitions=3) == run(shape.build(), logs, cut, fused=False, partitions=3)
+
+
+@given(shape=SHAPES, log=SLOW_LOGS, cut=CUTS, decided=DECISIONS)
+@settings(max_examples=150)
+def test_decisions_of_a_clock_are_part_of_the_log(
+    shape: Shape, log: list[bytes], cut: Cut, decided: list[Decided]
+) -> None:
+    """An input that falls idle, or flows, at some record gives the same however it is cut, and no crash revises it."""
+    shape = replace(shape, sources=1)
+    plain = run(shape.build(), {"in0": log}, fused=False, decided={"in0": decided})
+    assert run(shape.build(), {"in0": log}, cut, decided={"in0": decided}) == plain
+
+
+@given(
+    shape=SHAPES,
+    logs=st.tuples(SLOW_LOGS, SLOW_LOGS),
+    cut=CUTS,
+    decided=st.tuples(DECISIONS, DECISIONS),
+    many=st.booleans(),
+)
+@settings(max_examples=150)
+def test_generated_loops_take_decisions_as_the_plain_ones_do(
+    shape: Shape,
+    logs: tuple[list[bytes], ...],
+    cut: Cut,
+    decided: tuple[list[Decided], ...],
+    many: bool,  # noqa: FBT001
+) -> None:
+    """Several inputs that fall silent and return, with and without a repartition, are the same to both."""
+    sources = [f"in{number}" for number in range(shape.sources)]
+    given_ = dict(zip(sources, logs, strict=False))
+    when = dict(zip(sources, decided, strict=False))
+    fused, plain = (
+        run(shape.build(), given_, cut, fused=fused, partitions=3 if many else 1, decided=when)
+        for fused in (True, False)
+    )
+    assert fused == plain
 
 
 @given(shape=SHAPES, log=LOGS)

@@ -147,7 +147,7 @@ def test_what_a_replaced_incarnation_sent_is_passed_over() -> None:
             bench = last(plan, store=store, settled=position)
         assert counts == 1
         assert bench.task.sites[-1].combined.watermark == 3
-        assert bench.position()["inputs"][f"{TOPIC}/0"] == [START, 3, False, False, 2]
+        assert bench.position()["inputs"][f"{TOPIC}/0"] == [START, 3, False, False, START, 2]
 
 
 def test_an_upstream_task_that_should_not_be_is_refused() -> None:

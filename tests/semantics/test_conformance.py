@@ -17,11 +17,14 @@ import msgspec
 import pytest
 
 from streamproc import Collect, Count, Hopping, Topology, TopologyError, Trailing, Tumbling, WindowResult
-from streamproc.core.batch import START, Batch, Said
+from streamproc.core.batch import START, Batch, Idle, Said
 from streamproc.core.feed import Landed
 from streamproc.core.partition import partition
 from streamproc.core.plan import build
+from streamproc.core.progress import Silence
+from streamproc.core.state import MemoryStore
 from streamproc.core.windows import FixedWindow
+from streamproc.ports import Run
 from streamproc.testing import TestDriver
 from tests.semantics.batch_job import Event, final_trailing
 from tests.semantics.dense import KEY, TS, Beat, ms, source
@@ -130,11 +133,9 @@ def test_the_watermark_after_each_step(case: Case, fused: bool) -> None:  # noqa
     seen = []
     for step in case["in"]:
         if step[0] == "idle":
-            task.times[step[1]].falls_silent()
-            script: Script = []
+            made = task.step(nothing(), [Idle(step[1])])
         else:
-            script = [Rec(step[1], "a", step[2])]
-        (made,) = play(task, script) or [task.step(nothing())]
+            (made,) = play(task, [Rec(step[1], "a", step[2])])
         seen.append(None if made.watermarks[node] == START else made.watermarks[node])
     assert seen == case["W"]
 
@@ -154,9 +155,54 @@ def test_the_watermark_after_a_batch(case: Case, fused: bool) -> None:  # noqa: 
                 play(task, script, [])
                 script = []
             if step[0] == "idle":
-                task.times[step[1]].falls_silent()
+                task.step(nothing(), [Idle(step[1])])
     watermark = task.step(nothing()).watermarks[node]
     assert (None if watermark == START else watermark) == case["W"][-1]
+
+
+@FUSED
+@cases("clock")
+def test_time_flows_with_the_clock_while_all_are_idle(case: Case, fused: bool) -> None:  # noqa: FBT001
+    """With `all_idle="advance"` each input that has delivered flows on from its last record, and W is the least."""
+    topology = Topology("w", all_idle="advance")
+    inputs = [
+        topology.source(f"in{n}", Beat, event_time=TS, disorder=ms(case["B"]), idle_timeout="30ms")
+        for n in range(case["inputs"])
+    ]
+    inputs[0].merge(*inputs[1:]).key_by(KEY).window(Tumbling("10ms")).count(name="w").to("out")
+    plan = build(topology.graph())
+    store = MemoryStore()
+    bench = bench_of(plan, plan.stages[0], store=store, fused=fused)
+    seen, settled = [], None
+    for number, (what, *step) in enumerate(case["in"]):
+        if what == "rec":
+            which, ts = step[:2]
+            bench.offer(f"in{which}", Run(0, [number], [msgspec.json.encode(Beat(ts, "a", 1, number))]), None)
+        for topic in bench.topics:
+            bench.lags(topic, 0, step[-1])
+        while bench.work() is not None:
+            pass
+        watermark = bench.task.sites[-1].combined.watermark
+        seen.append(None if watermark == START else watermark)
+        settled = bench.position()
+        bench.committed(bench.changes(), settled)
+        again = bench_of(plan, plan.stages[0], store=store, settled=settled, fused=fused)
+        assert again.position() == settled
+    assert seen == case["W"]
+
+
+@cases("idle")
+def test_an_input_falls_idle_by_silence_that_counts(case: Case) -> None:
+    """Only time counts in which it was polled, not paused, and its lag known to be 0."""
+    silence, seen = Silence(case["idle_timeout"]), []
+    for what, *span in case["in"]:
+        kind, _, lag = what.partition(" ")
+        if kind == "rec":
+            silence.heard()
+        else:
+            silence.passed(*span, polled=kind == "lag", lag=int(lag) if lag.isdigit() else None)
+        seen.append(silence.idle)
+    assert seen == case["idle"]
 
 
 def nothing() -> Batch:
