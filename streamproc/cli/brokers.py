@@ -64,6 +64,8 @@ def broker_of(config: Config) -> KafkaBroker:
         return KafkaBroker(access(config), request_timeout=config.kafka_request_timeout / 1000, compression=compression)
     except OSError as error:  # certificates
         raise ConfigError(f"the files of kafka.ssl_* cannot be used: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"settings of kafka.*: {error}") from error
 
 
 async def connect(broker: KafkaBroker, config: Config) -> None:

@@ -147,7 +147,6 @@ def worker_of(
         config.group_session_timeout,
         config.group_rebalance_timeout,
         config.group_instance_id,
-        tuple(sources),
     )
     settings = Settings(
         membership,

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from streamproc.adapters.http import HttpServer
 from streamproc.adapters.kafka import Topic
 from streamproc.cli import main
-from streamproc.cli.brokers import access, told
+from streamproc.cli.brokers import access, broker_of, told
 from streamproc.cli.dlq import Filter, Letter
 from streamproc.cli.kafka import Crash, Engine
 from streamproc.cli.offsets import Reset, Scope, target
@@ -110,6 +110,9 @@ def test_files_of_certificates_must_be_there(folder: Path) -> None:
     config = load({}, variables, folder)
     with pytest.raises(ConfigError, match=r"kafka.ssl_cafile is ca.pem, and there is no such file"):
         access(config)
+    (folder / "ca.pem").write_text("none of that")
+    with pytest.raises(ConfigError, match=r"the files of kafka.ssl_\* cannot be used: "):
+        broker_of(config)
 
 
 def test_refusals_of_brokers_say_what_to_do() -> None:
