@@ -151,10 +151,9 @@ class Process:
             self._room = 2 * len(self._tasks) + 16
         self._tasks.append(task)
 
-    def unseen(self) -> list[BaseException]:
-        """What its tasks died of, where nobody asked for it."""
-        failed = [task for task in self._tasks if task.done() and task._log_traceback]  # noqa: SLF001
-        return [error for error in (task.exception() for task in failed) if error is not None]
+    def failed(self) -> list[asyncio.Task[Any]]:
+        """Its tasks that died of something that nobody asked for."""
+        return [task for task in self._tasks if task.done() and task._log_traceback]  # noqa: SLF001
 
     def hold(self, kept: object) -> None:
         """Keep an object from being finalised for as long as the loop is open."""
@@ -195,6 +194,7 @@ class Loop(asyncio.BaseEventLoop):
         self.trace = 0
         self.steps = 0
         self._unseen: list[BaseException] = []
+        self._suspects: list[asyncio.Task[Any]] = []
         self.history: list[tuple[float, str, str]] | None = None
         """Time, process and name of each callback, if this is made a list before the run."""
 
@@ -214,9 +214,18 @@ class Loop(asyncio.BaseEventLoop):
         """Put callbacks that were parked among those that are ready."""
         self._ready.extend(calls)
 
-    def unseen(self) -> list[BaseException]:
-        """Exceptions of callbacks and tasks that nobody waited for, each told once."""
-        self._unseen += [error for process in self._processes for error in process.unseen() if not process.killed]
+    def unseen(self, *, twice: bool = False) -> list[BaseException]:
+        """Exceptions of callbacks and tasks that nobody waited for, each told once.
+
+        In the middle of a run they are to be looked for `twice`: who waits for a task has its turn after the task's
+        end, and one that is frozen has none.
+        """
+        alive = [process for process in self._processes if not process.killed and not (twice and process.frozen)]
+        failed = [task for process in alive for task in process.failed()]
+        suspects, self._suspects = self._suspects, failed
+        self._unseen += [
+            error for task in failed if not twice or task in suspects if (error := task.exception()) is not None
+        ]
         unseen, self._unseen = self._unseen, []
         return unseen
 
