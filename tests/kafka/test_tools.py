@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,7 +147,7 @@ class Tools:
         """Run a worker until it has committed all there is, and stop it in good order."""
         with self.worker(topology, "--no-http") as process:
             while any(row["lag"] or row["committed"] is None for row in self.rows("lag", topology)):
-                assert process.poll() is None, self.log()
+                self.lives(process)
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0, self.log()
 
@@ -155,15 +155,21 @@ class Tools:
         """What the last worker has said."""
         return (self._folder / "worker.log").read_text()
 
+    def lives(self, process: subprocess.Popen[bytes]) -> None:
+        """Give a worker a moment in which it should not end."""
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+        assert process.poll() is None, self.log()
+
     def heard(self, process: subprocess.Popen[bytes], words: str) -> None:
         """Wait until a worker has said something."""
         while words not in self.log():
-            assert process.poll() is None, self.log()
+            self.lives(process)
 
     def workers(self, count: int, port: int, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
         """What the workers of a supervisor say, once all of them are at work."""
         while True:
-            assert process.poll() is None, self.log()
+            self.lives(process)
             code, out, _ = self.run("status", "--at", f"127.0.0.1:{port}", "--json")
             found = [json.loads(line) for line in out.splitlines()]
             if not code and len(found) == count and all(row["partitions"] for row in found):
@@ -365,9 +371,9 @@ def test_a_reset_is_refused_while_somebody_is_at_work(tools: Tools) -> None:
     """Workers would go on from where they are: they are named, and nothing is done."""
     tools.apply()
     topology = tools.topology()
-    with tools.worker(topology, "--no-http"):
+    with tools.worker(topology, "--no-http") as process:
         while any(row["committed"] is None for row in tools.rows("lag", topology)):
-            pass
+            tools.lives(process)
         code, said = tools.failing("offsets", "reset", topology, "--to", "latest", "--yes")
     assert code == 3
     assert f"group '{tools.prefix}-counting' is Stable with streamproc at " in said
@@ -476,7 +482,7 @@ def test_several_workers_share_the_work(tools: Tools) -> None:
             assert tools.run("healthcheck", "--at", f"127.0.0.1:{at}") == (0, "ok\n", "")
         tools.send("ann", "bob", "ann", last=True)
         while any(row["lag"] for row in tools.rows("lag", topology)):
-            assert process.poll() is None, tools.log()
+            tools.lives(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, tools.log()
     assert tools.counts() == [("ann", 2), ("bob", 1)]
