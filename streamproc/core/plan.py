@@ -254,7 +254,7 @@ def build(graph: Graph, partitions: int | Mapping[str, int] = 1) -> Plan:
     _check_topics(graph)
     names = _names(graph)
     counts = _counts(graph, partitions)
-    asked = [node.operator.partitions or 1 for node in graph.nodes if isinstance(node.operator, KeyBy)]
+    asked = [graph.nodes[rekey].operator.partitions or 1 for rekey in _behind_rekey(graph)]
     parted = max(*counts.values(), *asked, 1) > 1
     nodes, labels, origin = _cut(graph, names) if parted else (graph.nodes, names, range(len(graph.nodes)))
     stages = tuple(_stage(graph, nodes, labels, origin, members) for members in _components(nodes))

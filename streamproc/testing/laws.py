@@ -73,7 +73,7 @@ def verify(  # noqa: PLR0913 - each by name
     *,
     given: Given,
     expect: Mapping[str, list[Any]] | None = None,
-    partitions: int = 1,
+    partitions: int | Mapping[str, int] = 1,
     seeds: int | Iterable[int] = 3,
     empty_at_end: bool = True,
 ) -> dict[str, list[Any]]:
@@ -107,7 +107,7 @@ def verify(  # noqa: PLR0913 - each by name
         _nothing_left(runner)
     outputs = _outputs(runner)
     if expect is not None:
-        _expected(outputs, expect, ordered=partitions == 1)
+        _expected(outputs, expect, ordered=all(stage.partitions == 1 for stage in plan.stages))
     return outputs
 
 
