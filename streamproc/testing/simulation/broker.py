@@ -187,8 +187,15 @@ class SimBroker:
             by_node.setdefault(part.partition % nodes, []).append(part)
         if len(by_node) == 1:
             return [await ask(node, there) for node, there in by_node.items()]
-        answers = await asyncio.gather(*(ask(node, there) for node, there in by_node.items()), return_exceptions=True)
-        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+
+        async def asked(node: int, there: list[Any]) -> T | BrokerError:
+            try:
+                return await ask(node, there)
+            except BrokerError as error:  # if all of it is cancelled, nobody will look at it
+                return error
+
+        answers = await asyncio.gather(*(asked(node, there) for node, there in by_node.items()))
+        failures = [answer for answer in answers if isinstance(answer, BrokerError)]
         for failure in sorted(failures, key=_certainty):
             raise failure
         return answers  # type: ignore[return-value]
@@ -200,5 +207,5 @@ def _merged(parts: list[Mapping[TopicPartition, int]]) -> Mapping[TopicPartition
     return {partition: offset for part in parts for partition, offset in part.items()}
 
 
-def _certainty(failure: BaseException) -> int:
-    return 1 if isinstance(failure, BrokerError) and not isinstance(failure, Unanswered) else 0
+def _certainty(failure: BrokerError) -> int:
+    return 0 if isinstance(failure, Unanswered) else 1
