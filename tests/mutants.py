@@ -351,8 +351,8 @@ MUTANTS = (
     Mutant(
         "an_idle_input_is_awaited",
         "runners/bench.py",
-        "awaited and (inlet.source is None or not self._idle(self._first[inlet.topic]))",
-        "awaited",
+        "awaited and not (self._watches[topic].ended or all(map(self._silent, self._inputs[topic])))",
+        "awaited and not self._watches[topic].ended",
         "tests/core/test_idleness.py",
         "S39: the others go on without an input that is idle",
     ),

@@ -46,13 +46,12 @@ def codecs_of(plan: Plan, serde: Serde) -> Codecs:
 
 @dataclass(slots=True)
 class _Watch:
-    """What is seen of one partition of a source from outside: when records come, and when it could have had some.
+    """What is seen of one partition from outside: when records come, and when it could have had some.
 
     `base` is from where its watermark flows since `since`; `looked` is when its lag was asked for last, and `lag` what
     it was.  Instants are ms of a monotonic clock.
     """
 
-    input: int
     silence: Silence
     base: int = START
     ended: bool = False
@@ -105,13 +104,14 @@ class Bench:
         order = sorted(range(len(stage.inlets)), key=lambda inlet: stage.inlets[inlet].topic)
         self._inlets = tuple(stage.inlets[inlet] for inlet in order)
         self._queues = {inlet.topic: queue for queue, inlet in enumerate(self._inlets)}
-        self._first: dict[str, int] = {}
+        self._inputs: dict[str, range] = {}
         self._starts: dict[str, int] = {}
         inputs: list[Input] = []
         for inlet in order:
             topic, source = stage.inlets[inlet].topic, stage.inlets[inlet].source
-            self._first[topic] = len(inputs)
-            inputs += [Input(inlet, topic, each) for each in ((number,) if source else range(upstream[topic]))]
+            numbers = (number,) if source is not None else range(upstream[topic])
+            self._inputs[topic] = range(len(inputs), len(inputs) + len(numbers))
+            inputs += [Input(inlet, topic, each) for each in numbers]
         self.task = Task(stage, inputs, store, codecs.writer, settled)
         if fused:
             fuse(self.task)
@@ -128,31 +128,21 @@ class Bench:
         self._feed.clear()
         self._decisions = []
         self._landed = {
-            inlet.topic: [self.task.incarnations[number] for number in self._numbers(inlet.topic)]
+            inlet.topic: [self.task.incarnations[number] for number in self._inputs[inlet.topic]]
             for inlet in self._inlets
             if inlet.source is None
         }
-        self._awaited = [
-            (inlet.source is not None or self.stored)
-            and not all(self.task.times[number].ended for number in self._numbers(inlet.topic))
-            for inlet in self._inlets
-        ]
+        self._awaited = [inlet.source is not None or self.stored for inlet in self._inlets]
         self._watches = {
             inlet.topic: _Watch(
-                self._first[inlet.topic],
-                Silence(inlet.source.idle_timeout),
-                self.task.times[self._first[inlet.topic]].flown,
-                ended=self.task.times[self._first[inlet.topic]].ended,
+                Silence(None if inlet.source is None else inlet.source.idle_timeout),
+                self.task.times[self.input(inlet.topic)].flown,
+                ended=all(self.task.times[number].ended for number in self._inputs[inlet.topic]),
             )
             for inlet in self._inlets
-            if inlet.source is not None
         }
         for topic, waits in (self.task.settled or {}).get("waiting", {}).items():
             self._feed.wait_again(self._queues[topic], waits)
-
-    def _numbers(self, topic: str) -> list[int]:
-        """The numbers of the inputs of a topic: its partition, or all upstream tasks."""
-        return [number for number, one in enumerate(self.task.inputs) if one.topic == topic]
 
     # in
 
@@ -162,7 +152,7 @@ class Bench:
 
     def offer(self, topic: str, run: Run, now: int | None) -> None:
         """A run of messages of this task's partition of a source; `now` is the clock in ms it was fetched at (S15)."""
-        queue, number = self._queues[topic], self._first[topic]
+        queue, number = self._queues[topic], self.input(topic)
         spec = self._inlets[queue].source
         assert spec is not None
         count = len(run.values)
@@ -194,31 +184,30 @@ class Bench:
         Like a run of a source, it may be empty and only say where to read on.  StateError where an upstream task
         speaks that there should not be.
         """
-        landed_, first = self._landed[topic], self._first[topic]
+        landed_, first = self._landed[topic], self.input(topic)
         if any(row.task >= len(landed_) for row in rows):
             raise StateError(
                 f"{topic}/{self.number} has records of more than {len(landed_)} upstream tasks: their input had more "
                 "partitions once. Use another app name, or begin anew"
             )
         for start in range(0, len(rows) or 1, SLICE):
+            self._watches[topic].heard |= bool(rows)
             part = rows[start : start + SLICE]
             behind = next_offset if start + SLICE >= len(rows) else part[-1].offset + 1
             self._feed.add(self._queues[topic], read_back(first, part, landed_, behind))
 
     def arrive(self, topic: str, task: int, crossings: Sequence[Crossing], said: Said) -> None:
         """Records that an upstream task sent here in memory, with its mark behind them."""
-        self._feed.add(self._queues[topic], landed(self._first[topic] + task, crossings, said))
+        self._feed.add(self._queues[topic], landed(self._inputs[topic][task], crossings, said))
 
     def mark(self, topic: str, watermark: int) -> None:
         """The watermark of a source is said to be here, behind all that is at hand; it never falls."""
-        self._feed.add(self._queues[topic], marked(self._first[topic], watermark))
+        self._feed.add(self._queues[topic], marked(self.input(topic), watermark))
 
     def end(self, topic: str) -> None:
         """No more will come from a source: its end stands behind its last message (S49)."""
-        queue, number = self._queues[topic], self._first[topic]
-        if self._awaited[queue] or not self.task.times[number].ended:
-            self._feed.add(queue, ended(number))
-            self._awaited[queue] = False
+        if not self._watches[topic].ended:
+            self._feed.add(self._queues[topic], ended(self.input(topic)))
             self._watches[topic].ended = True
 
     def await_(self, topic: str, *, awaited: bool) -> None:
@@ -231,16 +220,14 @@ class Bench:
         `now` is a monotonic clock in ms.  From what is said again and again follows whether the topic is awaited, and
         what the clock decides: that it is idle (S17), and that time flows while all are (S18).
         """
-        queue = self._queues[topic]
-        watch = self._watches.get(topic)
-        if watch is None or watch.ended:
-            self._awaited[queue] = lag != 0 and watch is None
+        watch, number = self._watches[topic], self.input(topic)
+        if watch.ended:
             return
         watch.look(lag, now, held=not self.hungry(topic))
         waits = self._max_wait is None or watch.quiet < self._max_wait
-        self._awaited[queue] = lag != 0 or waits
-        if watch.silence.idle and not self._idle(watch.input):
-            self._decisions.append(Idle(watch.input))
+        self._awaited[self._queues[topic]] = lag != 0 or waits
+        if watch.silence.idle and not self._idle(number):
+            self._decisions.append(Idle(number))
         if self.stage.all_idle == "advance":
             self._flow(now)
 
@@ -254,14 +241,15 @@ class Bench:
         active = {one.inlet for number, one in inputs if self.holds(one.topic) or not self._idle(number)}
         domains = ({inlet for inlet, _ in domain} for domain in self.task.timed)
         flowing = set[int]().union(*(domain for domain in domains if not domain & active))
-        for watch in self._watches.values():
-            if self.task.inputs[watch.input].inlet not in flowing:
+        for inlet in self._inlets:
+            watch, number = self._watches[inlet.topic], self.input(inlet.topic)
+            if inlet.source is None or self.task.inputs[number].inlet not in flowing:
                 continue
-            time = self.task.times[watch.input]
+            time = self.task.times[number]
             flown = max(watch.base, time.watermark) + now - watch.since
-            known = [one.watermark for one in self._decisions if isinstance(one, Flows) and one.input == watch.input]
+            known = [one.watermark for one in self._decisions if isinstance(one, Flows) and one.input == number]
             if time.watermark != START and flown > max([time.flown, *known]):
-                self._decisions.append(Flows(watch.input, flown))
+                self._decisions.append(Flows(number, flown))
 
     def decide(self, decision: Decision) -> None:
         """What a clock or the outside decided; the next step takes it in, before any record."""
@@ -275,8 +263,8 @@ class Bench:
         return tuple(self._queues)
 
     def input(self, topic: str) -> int:
-        """The number of the input that is this task's partition of a source."""
-        return self._first[topic]
+        """The number of the input that is this task's partition of a source, or the first of several upstream tasks."""
+        return self._inputs[topic].start
 
     def holds(self, topic: str) -> int:
         """How many records, refusals and marks of a topic wait to be taken."""
@@ -290,6 +278,11 @@ class Bench:
         """The next offset of a topic, as far as it has been processed; before anything was, that of `begin` or None."""
         inlet = self.stage.inlets.index(self._inlets[self._queues[topic]])
         return self.task.offsets.get(inlet, self._starts.get(topic))
+
+    @property
+    def ready(self) -> bool:
+        """Whether something waits or was decided, so that `work` may find a step to take."""
+        return bool(self._decisions) or any(map(self.holds, self._queues))
 
     @property
     def ended(self) -> bool:
@@ -309,13 +302,16 @@ class Bench:
         return self.task.step(batch, decisions)
 
     def _waits(self) -> list[bool]:
-        """Which queues are awaited: an input that is idle is not (S39)."""
+        """Which queues are awaited (S39): not one that has ended, nor one of inputs that are all idle."""
         if len(self._inlets) == 1:
             return self._awaited
         return [
-            awaited and (inlet.source is None or not self._idle(self._first[inlet.topic]))
-            for inlet, awaited in zip(self._inlets, self._awaited, strict=True)
+            awaited and not (self._watches[topic].ended or all(map(self._silent, self._inputs[topic])))
+            for topic, awaited in zip(self._queues, self._awaited, strict=True)
         ]
+
+    def _silent(self, number: int) -> bool:
+        return self._idle(number) or self.task.times[number].ended
 
     # out
 

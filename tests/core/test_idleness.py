@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamproc import Topology, TopologyError, Tumbling
-from streamproc.core.batch import START, Crossing, Said
+from streamproc.core.batch import END, START, Crossing, Said
 from streamproc.core.feed import Landed
 from streamproc.core.plan import build
 from streamproc.ports import Run
@@ -184,6 +184,25 @@ def test_max_wait_awaits_an_input_that_has_nothing_more() -> None:
             if now == MINUTE:  # the decision is a step of its own
                 seen[-1] = bench.task.offsets == {}
         assert seen == waits, max_wait
+
+
+def test_max_wait_awaits_upstream_tasks_too() -> None:
+    """Behind a topic, until all of them are idle or have ended."""
+    topology = Topology("two", max_wait=None)
+    how: dict[str, Any] = {"event_time": lambda e: e.ts, "max_future": None}
+    first, second = topology.source("in0", Event, **how), topology.source("in1", Event, key=str, **how)
+    first.key_by(lambda e: e.key).merge(second).window(Tumbling("10ms")).count(name="w").to("out")
+    bench = alone(topology, 2)
+    topic = next(topic for topic in bench.topics if topic != "in1")
+    bench.offer("in1", Run(0, [0], run_of(5).values, [b"a"]), None)
+    for now in (0, MINUTE):
+        bench.lags("in1", None, now)
+        bench.lags(topic, 0, now)
+    assert bench.work() is None
+    bench.land(topic, [Landed(0, 0, 1, Said(3, idle=True))], 1)
+    bench.land(topic, [Landed(1, 1, 1, Said(END))], 2)
+    worked(bench)
+    assert bench.offset("in1") == 1
 
 
 def test_upstream_tasks_that_are_all_idle_flow_on_together() -> None:
