@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from streamproc.adapters import packing
 from streamproc.adapters.codecs import JsonSerde
@@ -24,7 +24,7 @@ from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.habits import Habits
 from streamproc.testing.simulation.logs import Settings as LogSettings
 from streamproc.testing.simulation.world import ROUGH, Faults, World
-from tests.kafka import oracle, topologies
+from tests.simulation import jobs
 
 PARTITIONS = 3
 REPLAY = "python -m tests.simulation.workers {topology} {seed}"
@@ -62,10 +62,19 @@ async def inline(work: Callable[[], Any]) -> Any:
 
 
 class Scene:
-    """Two or three workers, a source that fills while everything goes wrong, and what has to come of it."""
+    """Two workers, a source that fills while everything goes wrong, and what has to come of it.
+
+    Nothing ever comes in the partitions that are `silent`.
+    """
 
     def __init__(
-        self, seed: int, topology: Literal["keyed", "rekeyed"], faults: Faults = ROUGH, *, count: int = 600
+        self,
+        seed: int,
+        topology: jobs.Kind,
+        faults: Faults = ROUGH,
+        *,
+        count: int = 600,
+        silent: frozenset[int] = frozenset(),
     ) -> None:
         chance = Random(seed)
         habits = Habits(
@@ -77,10 +86,18 @@ class Scene:
         again = REPLAY.format(topology=topology, seed="{seed}")
         self.topology = topology
         self.world = World(seed, faults, habits, replay=again, tolerated=())
-        self._graph = getattr(topologies, topology)("t").graph()
+        self._graph = jobs.topology(topology).graph()
         self._count = count
+        self._silent = silent
         self._chance = chance
         self._loads: list[list[Outgoing]] = []
+        self.rows: dict[str, list[jobs.Row]] = {}
+        """The results by key, in the order in which a reader sees them."""
+        self.late: list[int] = []
+        """The numbers of the events that were reported late."""
+        self._taken = {topic: [0] * PARTITIONS for topic in ("t-totals", "t-late")}
+        self._fresh: set[str] = set()
+        self._expected: jobs.Verdict | None = None
 
     def __enter__(self) -> Self:
         self.world.__enter__()
@@ -103,17 +120,23 @@ class Scene:
     def _load(self) -> None:
         """Have the source filled while faults happen, in portions of a few records."""
         self._loads = [[] for _ in range(PARTITIONS)]
-        for message in oracle.load(self.world.seed, self._count, users=12, shops=7, step=200):
+        for message in jobs.load(self.world.seed, self._count, users=12, shops=7, step=200):
             self._loads[partition(message.key, PARTITIONS)].append(Outgoing(message.key, message.value, 1))
+        for number in self._silent:
+            self._loads[number].clear()
         span = self.world.faults.heal
         for number, rows in enumerate(self._loads):
-            rows.append(Outgoing(None, oracle.LAST, 1))
+            if number in self._silent:
+                continue
+            last = Outgoing(None, jobs.LAST, 1)
+            self.world.at(span + 12.0, self.world.cluster.append, "t-events", number, [last])
             start = 0
             while start < len(rows):
                 stop = start + self._chance.randrange(1, 30)
                 at = span * start / len(rows) + start * 1e-6  # in order, even if all comes at once
                 self.world.at(at, self.world.cluster.append, "t-events", number, rows[start:stop])
                 start = stop
+            rows.append(last)
 
     def worker(self, broker: SimBroker, _: str) -> Coroutine[Any, Any, None]:
         """One worker's life in the world."""
@@ -146,34 +169,36 @@ class Scene:
 
     # what is there
 
-    def rows(self) -> dict[str, list[oracle.Row]]:
-        """The results by key, in the order in which a reader sees them."""
-        rows: dict[str, list[oracle.Row]] = {}
-        for records in self.world.output("t-totals").values():
-            for record in records:
-                assert record.value is not None
-                row = oracle.row(record.value)
-                rows.setdefault(row[0], []).append(row)
-        return rows
+    def _read(self) -> None:
+        """Take note of what has become visible since this was last asked."""
+        for topic, taken in self._taken.items():
+            for number, records in self.world.output(topic).items():
+                for record in records[taken[number] :]:
+                    assert record.value is not None
+                    if topic == "t-late":
+                        self.late.append(json.loads(record.value)["n"])
+                        self._expected = None
+                    else:
+                        row = jobs.row(record.value)
+                        self.rows.setdefault(row[0], []).append(row)
+                        self._fresh.add(row[0])
+                taken[number] = len(records)
 
-    def late(self) -> list[int]:
-        """The numbers of the events that were reported late."""
-        records = [record for each in self.world.output("t-late").values() for record in each]
-        return [json.loads(record.value or b"")["n"] for record in records]
-
-    def verdict(self) -> oracle.Verdict:
-        """What there has to be in the end."""
-        values = [[row.value or b"" for row in rows] for rows in self._loads]
-        return oracle.keyed(values) if self.topology == "keyed" else oracle.rekeyed(values, set(self.late()))
+    def verdict(self) -> jobs.Verdict:
+        """What there has to be in the end, given what was late."""
+        if self._expected is None:
+            values = [[row.value or b"" for row in rows] for rows in self._loads]
+            late = set(self.late)
+            self._expected = jobs.keyed(values) if self.topology == "keyed" else jobs.rekeyed(values, late)
+        return self._expected
 
     def run(self, workers: Sequence[str] = ("a", "b")) -> None:
         """Run the world until the output is whole; Failed if it never is, or is not what it has to be."""
         for name in workers:
             self.world.start(name, self.worker)
-        final = oracle.keyed([[row.value or b"" for row in rows] for rows in self._loads])
-        self.world.always(lambda: self._prefix(final) if self.topology == "keyed" else self._twice())
+        self.world.always(self._wrong)
         self.world.run(self._done)
-        expected, late, found = self.verdict(), self.late(), self.rows()
+        expected, late, found = self.verdict(), self.late, self.rows
         again = f"again: {REPLAY.format(topology=self.topology, seed=self.world.seed)}"
         wrong = [key for key in sorted({*found, *expected.rows}) if found.get(key) != expected.rows.get(key)]
         assert not wrong, f"{wrong[0]!r}: {found.get(wrong[0])} instead of {expected.rows.get(wrong[0])}; {again}"
@@ -181,21 +206,21 @@ class Scene:
         assert set(late) <= expected.late, f"late, and was not: {sorted(set(late) - expected.late)}; {again}"
 
     def _done(self) -> bool:
+        self._read()
         expected = self.verdict()
-        whole = sum(map(len, self.rows().values())) >= sum(map(len, expected.rows.values()))
-        return whole and (self.topology == "rekeyed" or len(self.late()) >= len(expected.late))
+        whole = sum(map(len, self.rows.values())) >= sum(map(len, expected.rows.values()))
+        return whole and (self.topology == "rekeyed" or len(self.late) >= len(expected.late))
 
-    def _prefix(self, final: oracle.Verdict) -> str | None:
-        """For every key the results so far are the first of those that there will be."""
-        for key, found in self.rows().items():
-            if found != list(final.rows.get(key, ()))[: len(found)]:
-                return f"{key!r} has {found}, and a calm run gives {final.rows.get(key)}"
-        return None
-
-    def _twice(self) -> str | None:
-        """Nothing comes twice, whatever is late."""
-        for key, found in self.rows().items():
-            if len({row[1] for row in found}) != len(found):
+    def _wrong(self) -> str | None:
+        """For every key, the results so far are the first of those that there will be; at least, none comes twice."""
+        self._read()
+        fresh, self._fresh = sorted(self._fresh), set()
+        for key in fresh:
+            found = self.rows[key]
+            if self.topology == "keyed":
+                if found != list(self.verdict().rows.get(key, ()))[: len(found)]:
+                    return f"{key!r} has {found}, and a calm run gives {self.verdict().rows.get(key)}"
+            elif len({row[1] for row in found}) != len(found):
                 return f"{key!r} has one window twice: {found}"
         return None
 
@@ -204,7 +229,6 @@ def main(arguments: Sequence[str]) -> None:
     """Show one world again, or search some: TOPOLOGY SEED [UNTIL]."""
     topology, first = arguments[0], int(arguments[1])
     until = int(arguments[2]) if len(arguments) > 2 else first + 1
-    assert topology in {"keyed", "rekeyed"}
     for seed in range(first, until):
         with Scene(seed, "keyed" if topology == "keyed" else "rekeyed") as scene:
             scene.run()

@@ -37,6 +37,8 @@ ROOM_IN_ALL = 134_217_728
 LEAST_ROOM = 262_144
 LONGEST_SILENCE = 1.0
 """Seconds after which a loop that has nothing to ask for shows that it is alive."""
+FRESH = 1.0
+"""Seconds for which the end of a log is taken for known."""
 TRIES = 3
 """How often what cannot be read is asked for before its partition is given up."""
 PAUSE = 0.1
@@ -58,7 +60,7 @@ class _Shelf:
     runs: deque[Fetched] = field(default_factory=deque)
     size: int = 0
     end: int = -1
-    answered: bool = False
+    answered_at: float | None = None
     refused: int = 0
     trouble: Exception | None = None
 
@@ -99,9 +101,14 @@ class Fetcher:
         return run
 
     def lag(self, partition: TopicPartition) -> int | None:
-        """Offsets between what was taken and the end of the log, None while that is not known."""
+        """Offsets between what was taken and the end of the log, None while that is not known.
+
+        What a broker said some time ago is not known now: this process may have stood still, or the broker be gone.
+        """
         shelf = self._shelves.get(partition)
-        if shelf is None or not shelf.answered or shelf.end < 0:
+        if shelf is None or shelf.answered_at is None or shelf.end < 0:
+            return None
+        if asyncio.get_running_loop().time() - shelf.answered_at > FRESH:
             return None
         taken = shelf.position if not shelf.runs else first_offset(shelf.runs[0])
         return max(0, shelf.end - taken)
@@ -196,7 +203,7 @@ class Fetcher:
         """A node cannot be reached: ask after a while who leads its partitions now."""
         for shelf in shelves:
             shelf.node = -1
-            shelf.answered = False
+            shelf.answered_at = None
         await asyncio.sleep(PAUSE)
         self._unled.set()
 
@@ -205,7 +212,7 @@ class Fetcher:
         match fetched.code:
             case Code.NONE:
                 shelf.refused = 0
-                shelf.end, shelf.answered = fetched.end, True
+                shelf.end, shelf.answered_at = fetched.end, asyncio.get_running_loop().time()
                 if fetched.next_offset > shelf.position:
                     shelf.position = fetched.next_offset
                     shelf.runs.append(fetched)
@@ -215,7 +222,7 @@ class Fetcher:
                 self._refused(shelf, fetched.code, fetched.why)
             case _:  # a leader that is one no longer, or not yet
                 shelf.node = -1
-                shelf.answered = False
+                shelf.answered_at = None
                 self._unled.set()
 
     def _refused(self, shelf: _Shelf, code: int, why: str = "") -> None:

@@ -256,7 +256,7 @@ class Hosted:
         house, bench = self._house, self._bench
         assert bench is not None
         taken: list[tuple[str, Fetched]] = []
-        records = 0
+        records, clock = 0, int(asyncio.get_running_loop().time() * 1000)
         for topic, partition in self._inputs.items():
             while records < AT_ONCE and bench.hungry(topic):
                 fetched = house.fetcher.take(partition)
@@ -266,9 +266,10 @@ class Hosted:
                 records += len(fetched.offsets)
                 if fetched.offsets:
                     break  # what is behind it is read when this has been taken
-            lag = house.fetcher.lag(partition)
-            bench.await_(topic, awaited=lag is None or lag > 0)
+            bench.lags(topic, house.fetcher.lag(partition), clock)
         self._behind = any(map(house.fetcher.holds, self._inputs.values()))
+        if not taken and not bench.ready:
+            return False
         now = int(house.clock() * 1000)
         self.stepping_since = house.clock()
         try:
