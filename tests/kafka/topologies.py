@@ -2,6 +2,8 @@
 
 keyed     one task a partition: every result and every late record is known beforehand
 rekeyed   a second key behind a repartition topic of another size: three partitions in, five out
+brisk     rekeyed, with partitions that are idle after two seconds
+swollen   no state: each event becomes as many bytes as it asks for, stamped as it asks for
 """
 
 from __future__ import annotations
@@ -23,6 +25,13 @@ class Event(msgspec.Struct, frozen=True):
     n: int
 
 
+class Swollen(msgspec.Struct, frozen=True):
+    """An event's number, and as much text as it asked for."""
+
+    n: int
+    text: str
+
+
 def keyed(prefix: str) -> Topology:
     """Counts and sums per user."""
     topology = Topology(f"{prefix}-keyed", dead_letters=f"{prefix}-dead")
@@ -36,15 +45,31 @@ def keyed(prefix: str) -> Topology:
     return topology
 
 
-def rekeyed(prefix: str) -> Topology:
+def rekeyed(prefix: str, idle: str = "1m") -> Topology:
     """Counts and sums per shop."""
     topology = Topology(f"{prefix}-rekeyed", dead_letters=f"{prefix}-dead")
     (
-        topology.source(f"{prefix}-events", Event, event_time=lambda e: e.ts, disorder="30s")
+        topology.source(f"{prefix}-events", Event, event_time=lambda e: e.ts, disorder="30s", idle_timeout=idle)
         .filter(lambda e: e.n % 10 != 7)
         .key_by(lambda e: e.shop, partitions=5)
         .window(Tumbling("10s"), late=f"{prefix}-late")
         .agg(Count(), Sum(of=lambda e: e.n), name="totals")
+        .to(f"{prefix}-totals")
+    )
+    return topology
+
+
+def brisk(prefix: str) -> Topology:
+    """Counts and sums per shop, where nobody is waited for longer than two seconds."""
+    return rekeyed(prefix, "2s")
+
+
+def swollen(prefix: str) -> Topology:
+    """Texts of the lengths that events name as their shops; stamps may lie as far ahead as they like."""
+    topology = Topology(f"{prefix}-swollen", dead_letters=f"{prefix}-dead")
+    (
+        topology.source(f"{prefix}-events", Event, event_time=lambda e: e.ts, max_future=None)
+        .map(lambda e: Swollen(e.n, "x" * int(e.shop)))
         .to(f"{prefix}-totals")
     )
     return topology
