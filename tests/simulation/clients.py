@@ -203,6 +203,7 @@ class Task:
             await asyncio.sleep(PACE)
         await patient(lambda: broker.add_offsets(writer, GROUP))
         await patient(lambda: broker.txn_offsets(writer, GROUP, {self.source: upto}))
+        await asyncio.sleep(PACE)
         following = await self.end()
         if following != writer:
             self.sequences.clear()

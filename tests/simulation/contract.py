@@ -584,7 +584,77 @@ async def a_transaction_that_lasts_too_long(stage: Stage) -> object:
     )
 
 
+@script
+async def two_take_over_at_once(stage: Stage) -> object:
+    """One of them is the last, and the other is fenced."""
+    first, second, name, out = await stage.client(), await stage.client(), stage.name(), one(await stage.topic())
+    writers = await asyncio.gather(init(first, name), init(second, name))
+    older, newer = sorted(writers, key=lambda writer: writer.epoch)
+    return (
+        older.epoch < newer.epoch,
+        await finally_told(lambda: first.add_partitions(older, [out])),
+        await finally_told(lambda: first.add_partitions(newer, [out])),
+    )
+
+
+@script
+async def a_take_over_while_a_commit_is_on_its_way(stage: Stage) -> object:
+    """Either it counts, and all of it, or nothing does."""
+    old, new = await stage.client(), await stage.client()
+    out, group, seen = one(await stage.topic()), stage.name(), []
+    for number in range(5):
+        name = stage.name()
+        writer = await init(old, name)
+        await begin(old, writer, out)
+        await append(old, writer, out, 0, b"%d" % number)
+        await add_offsets(old, writer, group, {out: number})
+        ending, _ = await asyncio.gather(end(old, writer, commit=True), init(new, name))
+        offset = (await new.offset_fetch(group, [out])).get(out)
+        visible = b"%d" % number in await values(new, out)
+        seen.append(visible == (offset == number) == (ending in {"done", "raised"}))
+    return seen
+
+
 # Appending.
+
+
+@script
+async def a_batch_of_the_transaction_before(stage: Stage) -> object:
+    """It never arrived, its transaction was aborted, and now it does: whether the next one shows it."""
+    broker, out = await stage.client(), one(await stage.topic())
+    writer = await init(broker, stage.name())
+    await begin(broker, writer, out)
+    following = await abort(broker, writer)
+    await begin(broker, following, out)
+    late = await append(broker, writer, out, 0, b"late")
+    ending = await end(broker, following, commit=True)
+    await settled_ends(broker, out)
+    return isinstance(late, int) or late, ending, await values(broker, out)
+
+
+@script
+async def a_batch_of_the_transaction_before_that_comes_again(stage: Stage) -> object:
+    """A late repetition is recognised, or refused."""
+    broker, out = await stage.client(), one(await stage.topic())
+    writer = await init(broker, stage.name())
+    following = await transaction(broker, writer, out, 0, b"x")
+    await begin(broker, following, out)
+    again = await append(broker, writer, out, 0, b"x")
+    right = await append(broker, following, out, 0 if following != writer else 1, b"y")
+    ending = await end(broker, following, commit=True)
+    await settled_ends(broker, out)
+    return isinstance(again, int) or again, isinstance(right, int), ending, await values(broker, out)
+
+
+@script
+async def a_batch_for_a_partition_of_the_transaction_and_one_for_another(stage: Stage) -> object:
+    """Each counts for itself."""
+    broker, topic = await stage.client(), await stage.topic(2)
+    inside, outside = one(topic, 0), one(topic, 1)
+    writer = await init(broker, stage.name())
+    await begin(broker, writer, inside)
+    told_ = await finally_told(lambda: broker.produce(writer, [batch(inside, 0, b"x"), batch(outside, 0, b"x")]))
+    return told_, await ends(broker, inside), await ends(broker, outside)
 
 
 @script
@@ -946,6 +1016,32 @@ async def offsets_of_what_is_not_there(stage: Stage) -> object:
 
 
 @script
+async def deleted_records_below_an_open_transaction(stage: Stage) -> object:
+    """The stable offset stays where it is, or goes with the start."""
+    broker, out = await stage.client(), one(await stage.topic())
+    await append(broker, NOBODY, out, 0, b"a")
+    writer = await init(broker, stage.name())
+    await begin(broker, writer, out)
+    await append(broker, writer, out, 0, b"b")
+    await append(broker, NOBODY, out, 0, b"c")
+    await stage.delete_records(out, 1)
+    before = await ends(broker, out), plain((await fetch(broker, Read(*out, 1)))[0])
+    await commit(broker, writer)
+    return before, await settled_ends(broker, out), await values(broker, out)
+
+
+@script
+async def several_offsets_at_once(stage: Stage) -> object:
+    """One partition that is not there spoils the answer."""
+    broker, topic = await stage.client(), await stage.topic(2)
+    await append(broker, NOBODY, one(topic, 1), 0, b"a")
+    known = await broker.list_offsets([one(topic, 0), one(topic, 1)], "end", "read_committed")
+    return sorted(known.values()), await told(
+        broker.list_offsets([one(topic, 0), one(topic, 7)], "end", "read_committed")
+    )
+
+
+@script
 async def deleted_records(stage: Stage) -> object:
     """The start moves, the end does not; more than there is cannot be deleted."""
     broker, out = await stage.client(), one(await stage.topic())
@@ -1214,6 +1310,108 @@ async def a_member_that_joins_again_without_need(stage: Stage) -> object:
 
 
 @script
+async def a_member_that_asks_again_while_it_waits(stage: Stage) -> object:
+    """It joins again by its id: it is one member, and the first time is never answered."""
+    first, second, third, who = (
+        await stage.client(),
+        await stage.client(),
+        await stage.client(),
+        membership(stage.name()),
+    )
+    leader, follower = await pair(first, second, who, who)
+    waiting = asyncio.create_task(told(first.join(who, leader.member, b"first")))
+    await rebalancing(second, who, follower)
+    again = asyncio.create_task(third.join(who, leader.member, b"again"))
+    await asyncio.sleep(0.2)
+    other = await second.join(who, follower.member, b"second")
+    joined, answered = await again, waiting.done()
+    waiting.cancel()
+    return shape(joined), shape(other), answered
+
+
+@script
+async def one_leaves_while_another_waits_for_it(stage: Stage) -> object:
+    """The one that waits has its generation at once."""
+    first, second, who = await stage.client(), await stage.client(), membership(stage.name())
+    old = await alone(first, who)
+    joining = asyncio.create_task(settled(lambda: second.join(who, "", b"second")))
+    await rebalancing(first, who, old)
+    left = await told(first.leave(who, old.member))
+    async with asyncio.timeout(5):
+        return left, shape(await joining)
+
+
+@script
+async def a_rebalance_before_the_shares_were_given(stage: Stage) -> object:
+    """Who waits for a share is told to join again."""
+    first, second, third, who = (
+        await stage.client(),
+        await stage.client(),
+        await stage.client(),
+        membership(stage.name()),
+    )
+    old = await alone(first, who)
+    joining = asyncio.create_task(settled(lambda: second.join(who, "", b"second")))
+    await rebalancing(first, who, old)
+    leader, follower = await asyncio.gather(first.join(who, old.member, b"first"), joining)
+    waiting = asyncio.create_task(told(second.sync(who, follower.generation, follower.member, {})))
+    await asyncio.sleep(0.1)
+    newcomer = asyncio.create_task(settled(lambda: third.join(who, "", b"third")))
+    waited = await waiting
+    stale = await told(first.sync(who, leader.generation, leader.member, {follower.member: b"two"}))
+    one_, two, three = await asyncio.gather(
+        first.join(who, leader.member, b"first"), second.join(who, follower.member, b"second"), newcomer
+    )
+    return waited, stale, shape(one_), shape(two), shape(three)
+
+
+@script
+async def a_follower_with_news_before_the_shares_were_given(stage: Stage) -> object:
+    """It starts the rebalance again; with nothing new it is told the same."""
+    first, second, who = await stage.client(), await stage.client(), membership(stage.name())
+    old = await alone(first, who)
+    joining = asyncio.create_task(settled(lambda: second.join(who, "", b"second")))
+    await rebalancing(first, who, old)
+    leader, follower = await asyncio.gather(first.join(who, old.member, b"first"), joining)
+    same = await second.join(who, follower.member, b"second")
+    leads = await first.join(who, leader.member, b"first")
+    news = asyncio.create_task(second.join(who, follower.member, b"news"))
+    await rebalancing(first, who, leader)
+    again = await first.join(who, leader.member, b"first")
+    return shape(same), shape(leads), shape(again), shape(await news)
+
+
+@script
+async def two_with_one_instance(stage: Stage) -> object:
+    """The later one has the place."""
+    first, second, group = await stage.client(), await stage.client(), stage.name()
+    who = membership(group, stage.name())
+    old = await alone(first, who)
+    new = await second.join(who, "", b"plan")
+    share = await second.sync(who, new.generation, new.member, {})
+    return (
+        shape(new),
+        share,
+        await told(first.heartbeat(who, old.generation, old.member)),
+        await told(first.join(who, old.member, b"plan")),
+        await told(second.heartbeat(who, new.generation, new.member)),
+    )
+
+
+@script
+async def a_member_that_forgets_its_instance(stage: Stage) -> object:
+    """It is a member by its id all the same."""
+    broker, group = await stage.client(), stage.name()
+    who = membership(group, stage.name())
+    joined = await alone(broker, who)
+    plain_ = membership(group)
+    return (
+        await told(broker.heartbeat(plain_, joined.generation, joined.member)),
+        await told(broker.heartbeat(membership(group, stage.name()), joined.generation, joined.member)),
+    )
+
+
+@script
 async def a_generation_after_all_have_left(stage: Stage) -> object:
     """Their number goes on."""
     broker, who = await stage.client(), membership(stage.name())
@@ -1304,6 +1502,16 @@ async def a_member_that_does_not_join_again(stage: Stage) -> object:
     joined = await settled(lambda: second.join(who, "", b"second"))
     ghost = await told(first.heartbeat(who, old.generation, old.member))
     return shape(joined), ghost, await told(first.join(who, old.member, b"first"))
+
+
+@slow
+async def a_member_that_lost_its_id(stage: Stage) -> object:
+    """It joins as somebody new, and waits until who it was is out."""
+    first, second, group = await stage.client(), await stage.client(), stage.name()
+    who = membership(group, rebalance=1_500)
+    lost = await settled(lambda: first.join(who, "", b"lost"))
+    found = await settled(lambda: second.join(who, "", b"found"))
+    return shape(lost), shape(found), await told(first.heartbeat(who, lost.generation, lost.member))
 
 
 @slow

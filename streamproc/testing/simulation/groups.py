@@ -220,9 +220,7 @@ class Groups:
         return self._await_others(group, seat)
 
     def _await_others(self, group: Group, seat: Seat) -> Parked:
-        if seat.joining is not None:
-            seat.joining.resolve(Refused(Code.UNKNOWN_MEMBER_ID, f"group {group.name}"))
-        seat.joining = parked = Parked()
+        seat.joining = parked = Parked()  # one that waits already is never answered
         if group.state is not State.JOINING:
             self._rebalance(group)
         else:

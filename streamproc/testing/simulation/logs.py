@@ -246,17 +246,18 @@ class PartitionLog:
                     return offset
         return upper
 
-    def records(self) -> Iterator[tuple[int, Outgoing]]:
-        """What a reader with read_committed sees by now, with offsets."""
-        stable = self.stable
-        for batch in self.batches:
+    def records(self, start: int = 0) -> Iterator[tuple[int, Outgoing]]:
+        """What a reader with read_committed sees by now, from an offset on, with offsets."""
+        start, stable = max(start, self.start), self.stable
+        for index in range(bisect_left(self.batches, start, key=_last), len(self.batches)):
+            batch = self.batches[index]
             if batch.base >= stable:
                 return
             if batch.fate is None or batch.fate.committed:
                 for offset, key, value, at, headers in zip(
                     batch.offsets, batch.keys, batch.values, batch.stamps, batch.headers, strict=True
                 ):
-                    if offset >= self.start:
+                    if offset >= start:
                         yield offset, Outgoing(key, value, at, headers)
 
     def compact(self, now: float, retention: float) -> None:

@@ -96,6 +96,9 @@ class Message:
         self.way: Call | None = None
 
 
+AFTER = 1e-6
+"""What keeps its order is so far apart, since of what is due at one time anything may be first."""
+
 ARRIVES, REQUEST_LOST, ANSWER_LOST, ANSWER_SLOW, MOVED = range(5)
 
 
@@ -183,7 +186,7 @@ class Network:
         elif message.fate == REQUEST_LOST:
             loop.later(delay if self._chance() < self._weather.noticed else limit, self._unanswered, message)
         else:
-            message.arrival = connection.arrived = max(connection.arrived, loop.time() + delay)
+            message.arrival = connection.arrived = max(connection.arrived + AFTER, loop.time() + delay)
             message.way = loop.call_at(message.arrival, self._arrive, message, context=loop.outside)
             self.under_way += 1
             if message.arrival >= message.deadline:
@@ -253,7 +256,7 @@ class Network:
         delay = (0.1 + 0.9 * self._chance()) * self._weather.latency
         if message.fate == ANSWER_SLOW:
             delay += self._random.uniform(*self._weather.tail)
-        connection.answered = when = max(connection.answered, loop.time() + delay)
+        connection.answered = when = max(connection.answered + AFTER, loop.time() + delay)
         if when >= message.deadline:
             loop.call_at(message.deadline, self._unanswered, message, context=loop.outside)
         else:

@@ -124,6 +124,7 @@ class World:
         self._tolerated = tolerated
         self._lives: dict[str, Life] = {}
         self._checks: list[Check] = [self._offsets_never_fall]
+        self._outputs: dict[str, dict[int, tuple[list[Outgoing], int]]] = {}
         self._skews: dict[Process, float] = {}
         self._offsets: dict[tuple[str, TopicPartition], int] = {}
         self._stack = ExitStack()
@@ -171,8 +172,17 @@ class World:
     # what a test looks at
 
     def output(self, topic: str) -> Mapping[int, list[Outgoing]]:
-        """What a reader with read_committed sees by now, by partition."""
-        return {log.partition: [record for _, record in log.records()] for log in self.cluster.topics[topic]}
+        """All that a reader with read_committed has seen by now, by partition.
+
+        The lists are the same each time, and longer; what is compacted or deleted meanwhile has been seen all the same.
+        """
+        seen = self._outputs.setdefault(topic, {})
+        for log in self.cluster.topics[topic]:
+            records, position = seen.get(log.partition, ([], 0))
+            if position < log.stable:
+                records.extend(record for _, record in log.records(position))
+            seen[log.partition] = records, log.stable
+        return {partition: records for partition, (records, _) in seen.items()}
 
     def offsets(self, group: str) -> Mapping[TopicPartition, int]:
         """The committed offsets of a group."""
@@ -210,7 +220,7 @@ class World:
                 raise self._failed(f"not done {LIVENESS:.0f} s after the last fault; open transactions: {opened}")
 
     def _look(self) -> None:
-        for error in self.loop.unseen():
+        for error in self.loop.unseen(twice=True):
             raise self._failed(f"nobody waited for {error!r}") from error
         if self._wrong is not None:
             raise self._failed(self._wrong) from (self.ends[-1][1] if self.ends else None)
