@@ -141,8 +141,8 @@ class Joined(NamedTuple):
 class Membership:
     """What a member says each time it joins; times in ms.  `protocol` names its way of assigning.
 
-    `topics` are what the group reads, in so far as that should be seen: tools show a group that names them as one of
-    consumers, and brokers let go the offsets of topics that a living group of that kind does not name.
+    With `topics`, the group is one of consumers: what its members say of themselves, and their shares, are in the form
+    that tools read, and brokers keep the offsets of the topics that are named in there.
     """
 
     group: str

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from aiokafka.protocol.fetch import FetchRequest_v11
-from aiokafka.protocol.group import JoinGroupRequest_v5, MemberAssignment, ProtocolMetadata, SyncGroupRequest_v3
+from aiokafka.protocol.group import JoinGroupRequest_v5, SyncGroupRequest_v3
 from aiokafka.protocol.produce import ProduceRequest_v8
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest_v0,
@@ -117,14 +117,13 @@ class KafkaBroker:
 
     async def join(self, membership: Membership, member: str, metadata: bytes) -> Joined:
         what, deadline = f"join group {membership.group!r}", self._deadline_of(membership)
-        said = ProtocolMetadata(0, list(membership.topics), metadata).encode()
         # Brokers keep the offsets of a "consumer" group for the topics that its members subscribe to only.
         kind = "consumer" if membership.topics else membership.protocol
-        answer = await self._join(membership, kind, member, said, deadline)
+        answer = await self._join(membership, kind, member, metadata, deadline)
         if answer.error_code == Code.MEMBER_ID_REQUIRED:
-            answer = await self._join(membership, kind, answer.member_id, said, deadline)
+            answer = await self._join(membership, kind, answer.member_id, metadata, deadline)
         self._group_check(answer.error_code, membership.group, what)
-        members = tuple(Member(id_, _told(raw), instance) for id_, instance, raw in answer.members or ())
+        members = tuple(Member(id_, raw or b"", instance) for id_, instance, raw in answer.members or ())
         return Joined(answer.generation_id, answer.member_id, answer.leader_id, members)
 
     async def _join(self, membership: Membership, kind: str, member: str, said: bytes, deadline: float) -> Any:
@@ -140,14 +139,11 @@ class KafkaBroker:
         return await self._grouped("join", membership.group, Spoken(request), deadline)
 
     async def sync(self, membership: Membership, generation: int, member: str, shares: Mapping[str, bytes]) -> bytes:
-        given = [(id_, MemberAssignment(0, [], share).encode()) for id_, share in shares.items()]
+        given = list(shares.items())
         request = SyncGroupRequest_v3(membership.group, generation, member, membership.instance, given)
         answer = await self._grouped("join", membership.group, Spoken(request), self._deadline_of(membership))
         self._group_check(answer.error_code, membership.group, f"sync group {membership.group!r}")
-        raw: bytes = answer.member_assignment
-        if not raw:
-            return b""
-        return MemberAssignment.decode(raw).user_data or b""
+        return answer.member_assignment or b""
 
     async def heartbeat(self, membership: Membership, generation: int, member: str) -> None:
         request = Heartbeat(membership.group, generation, member, membership.instance)
@@ -334,14 +330,6 @@ def _id(writer: Writer) -> str:
     if writer.transactional_id is None:
         raise Unsent("a writer without a transactional id has no transactions")
     return writer.transactional_id
-
-
-def _told(raw: bytes) -> bytes:
-    """What a member said of itself, out of the envelope that all tools for groups can read."""
-    try:
-        return ProtocolMetadata.decode(raw).user_data or b""
-    except ValueError as error:
-        raise Refused(Code.INCONSISTENT_GROUP_PROTOCOL, f"a member's metadata cannot be read: {error}") from error
 
 
 def _not_appended(code: int, place: TopicPartition, message: str | None) -> BrokerError:
