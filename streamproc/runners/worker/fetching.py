@@ -217,7 +217,7 @@ class Fetcher:
                     shelf.position = fetched.next_offset
                     shelf.runs.append(fetched)
                     shelf.size += fetched.size
-                shelf.wake()
+                    shelf.wake()
             case Code.CORRUPT_MESSAGE | Code.OFFSET_OUT_OF_RANGE | Code.TOPIC_AUTHORIZATION_FAILED:
                 self._refused(shelf, fetched.code, fetched.why)
             case _:  # a leader that is one no longer, or not yet
