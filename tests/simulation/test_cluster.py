@@ -9,7 +9,7 @@ from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.habits import Habits
 from streamproc.testing.simulation.logs import Settings
 from streamproc.testing.simulation.world import World
-from tests.simulation.contract import add_offsets, append, begin, commit, init, transaction
+from tests.simulation.contract import add_offsets, append, begin, commit, init, told, transaction
 
 SOURCE = TopicPartition("in", 0)
 LOG = TopicPartition("log", 0)
@@ -188,6 +188,33 @@ def test_what_is_output_is_what_a_watcher_saw() -> None:
         return seen
 
     assert simulated(play) == [[], [b"0"], [b"0"], [b"0"], [b"0"], [b"0", b"2"]]
+
+
+async def near_the_last_epoch(_: World, broker: SimBroker) -> object:
+    """Producer and epoch over several commits, whether each may be repeated, and what its writer may do after it."""
+    writer = await init(broker, "t")
+    first, seen = writer.producer_id, []
+    for _commit in range(5):
+        await begin(broker, writer, SOURCE)
+        await append(broker, writer, SOURCE, 0, b"x")
+        following = await commit(broker, writer)
+        assert following == await commit(broker, writer)
+        late = await append(broker, writer, SOURCE, 1, b"y"), await told(broker.add_partitions(writer, [SOURCE]))
+        seen.append((following.producer_id - first, following.epoch, *late))
+        writer = following
+    return seen
+
+
+def test_behind_the_last_epoch_comes_a_new_producer() -> None:
+    """As seen on Kafka 4.4 at 32,766."""
+    fenced, nobody = Code.INVALID_PRODUCER_EPOCH.name, Code.INVALID_PRODUCER_ID_MAPPING.name
+    assert simulated(near_the_last_epoch, habits=Habits(last_epoch=2)) == [
+        (0, 1, fenced, fenced),
+        (0, 2, fenced, fenced),
+        (1, 0, fenced, nobody),
+        (1, 1, fenced, fenced),
+        (1, 2, fenced, fenced),
+    ]
 
 
 def test_a_partition_is_added_to_a_topic_that_is_there() -> None:

@@ -58,6 +58,12 @@ class SimBroker:
 
         return _merged(await self._each_leader(list(partitions), ask))
 
+    async def trim(self, before: Mapping[TopicPartition, int]) -> None:
+        def ask(node: int, there: list[TopicPartition]) -> Awaitable[Mapping[TopicPartition, int]]:
+            return self._ask("offsets", node, self._cluster.trim, {place: before[place] for place in there})
+
+        await self._each_leader(list(before), ask)
+
     # the group
 
     async def join(self, membership: Membership, member: str, metadata: bytes) -> Joined:

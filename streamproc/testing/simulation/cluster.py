@@ -6,7 +6,7 @@ looks into it and feeds it by the same methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from random import Random
 from typing import Literal
 from zlib import crc32
@@ -62,6 +62,13 @@ class Cluster:
     def delete_records(self, partition: TopicPartition, offset: int) -> None:
         """Delete what lies below an offset."""
         self.log(partition).truncate(offset)
+
+    def trim(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Delete what lies before an offset of each partition."""
+        for partition, offset in before.items():
+            self._leads(self.log(partition))
+            self.delete_records(partition, offset)
+        return dict(before)
 
     def compact(self, topic: str, retention: float = 86_400.0) -> None:
         """Have the cleaner run over a topic; tombstones and markers older than `retention` s go, too."""
@@ -182,6 +189,7 @@ class Cluster:
         log, records, now = self.log(partition), batch.records, self.loop.time()
         if writer.transactional_id is None:
             return log.append(records, log.check(records, self.wall()), now)
+        log.check_epoch(writer.producer_id, writer.epoch)
         if writer.producer_id not in log.open:
             self.transactions.verify(writer, partition)
             log.attempt(writer.producer_id, writer.epoch, batch.sequence)

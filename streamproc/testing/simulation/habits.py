@@ -18,7 +18,7 @@ class Habits:
     waits for others.  markers: the usual and the greatest delay of a transaction's markers behind the answer to its
     EndTxn.  fenced: the code that tells a writer of its fencing when it adds to a transaction.  rolls: the share of
     batches and markers that begin a new segment of their log, at which a fetch ends (a marker behind records with old
-    stamps always does).
+    stamps always does).  last_epoch: behind it a transactional id gets a new producer id.
     """
 
     bumps: bool = True
@@ -29,4 +29,5 @@ class Habits:
     markers: tuple[float, float] = (0.005, 0.17)
     fenced: Code = Code.INVALID_PRODUCER_EPOCH
     rolls: float = 0.02
+    last_epoch: int = 32_766
     nodes: int = 1

@@ -115,6 +115,12 @@ class PartitionLog:
             raise Refused(Code.MESSAGE_TOO_LARGE, f"a batch for {self.topic}/{self.partition}")
         return size
 
+    def check_epoch(self, producer: int, epoch: int) -> None:
+        """Refuse a writer of an earlier incarnation than is known here."""
+        state = self.producers.get(producer)
+        if state is not None and epoch < state.epoch:
+            raise Refused(Code.INVALID_PRODUCER_EPOCH, f"a batch for {self.topic}/{self.partition}")
+
     def attempt(self, producer: int, epoch: int, sequence: int) -> None:
         """A writer is about to open its transaction here; a later batch of it must not come before this one."""
         before, least = self.attempts.get(producer, (epoch, sequence))
@@ -127,8 +133,6 @@ class PartitionLog:
         state = self.producers.get(producer)
         if state is None:
             return None
-        if epoch < state.epoch:
-            raise Refused(Code.INVALID_PRODUCER_EPOCH, f"a batch for {self.topic}/{self.partition}")
         if epoch > state.epoch:
             if sequence:
                 raise Refused(Code.OUT_OF_ORDER_SEQUENCE, f"a batch for {self.topic}/{self.partition}")

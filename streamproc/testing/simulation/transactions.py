@@ -21,7 +21,6 @@ from streamproc.testing.simulation.loop import Loop
 
 LONGEST = 900_000
 """A transaction may last so many ms at most."""
-LAST_EPOCH = 32_766
 USUAL = 0.98
 
 Mark: TypeAlias = Callable[[TopicPartition | str, int, int, bool], None]
@@ -47,8 +46,8 @@ class Transaction:
     timeout: float
     state: State = State.EMPTY
     commit: bool = False
-    raised: bool = False
-    """Whether its end raised the epoch."""
+    before: tuple[int, int] | None = None
+    """Producer id and epoch of who ended it, where that made a new incarnation."""
     started: float = 0.0
     partitions: dict[TopicPartition, None] = field(default_factory=dict)
     groups: dict[str, None] = field(default_factory=dict)
@@ -82,18 +81,12 @@ class Transactions:
             found = Transaction(transactional_id, self._new_producer(), -1, 0.0)
             self._known[transactional_id] = self._of_producer[found.producer_id] = found
         if found.state is State.ONGOING:
-            found.epoch += 1  # whoever wrote is fenced from here on
-            found.raised = self._habits.bumps
-            self._end(found, commit=False)
+            self._fence(found)
         if found.state is State.ENDING:
             raise Refused(Code.CONCURRENT_TRANSACTIONS, f"transactional id {transactional_id}")
-        if found.epoch >= LAST_EPOCH:
-            del self._of_producer[found.producer_id]
-            found.producer_id, found.epoch = self._new_producer(), -1
-            self._of_producer[found.producer_id] = found
-        found.epoch += 1
+        self._raise(found)
         found.timeout = lasting / 1000
-        found.state, found.raised = State.EMPTY, False
+        found.state, found.before = State.EMPTY, None
         return Writer(transactional_id, found.producer_id, found.epoch)
 
     def add(self, writer: Writer, partitions: list[TopicPartition], group: str | None = None) -> None:
@@ -128,25 +121,27 @@ class Transactions:
         """EndTxn."""
         what = f"transactional id {writer.transactional_id}"
         bumps = self._habits.bumps
-        found = self._named(writer)
-        again = found.raised and writer.epoch == found.epoch - 1 and found.state is not State.ONGOING
-        if writer.epoch != found.epoch and not again:
+        found = self._known.get(writer.transactional_id or "")
+        identity = (writer.producer_id, writer.epoch)
+        again = found is not None and found.before == identity and found.state is not State.ONGOING
+        if found is None or (found.producer_id != writer.producer_id and not again):
+            raise Refused(Code.INVALID_PRODUCER_ID_MAPPING, what)
+        if found.epoch != writer.epoch and not again:
             raise Refused(Code.PRODUCER_FENCED if bumps else Code.INVALID_PRODUCER_EPOCH, what)
         if found.state is State.ENDING:
             raise Refused(Code.CONCURRENT_TRANSACTIONS if commit == found.commit else Code.INVALID_TXN_STATE, what)
-        if found.state is State.ONGOING:
-            if bumps:
-                found.epoch += 1
-                found.raised = True
-            self._end(found, commit=commit)
-        elif bumps and not again and not commit:
-            found.epoch += 1  # there was nothing to abort, and yet it is a new incarnation
-            found.raised = True
-            found.partitions.clear()
+        if found.state is not State.ONGOING and bumps and not again and not commit:
+            found.partitions.clear()  # there is nothing to abort, and yet it makes a new incarnation
             found.groups.clear()
-            self._end(found, commit=False)
-        elif found.state is State.EMPTY or commit != found.commit or (bumps and not again):
-            raise Refused(Code.INVALID_TXN_STATE, what)
+        elif found.state is not State.ONGOING:
+            if found.state is State.EMPTY or commit != found.commit or (bumps and not again):
+                raise Refused(Code.INVALID_TXN_STATE, what)
+            return Writer(found.transactional_id, found.producer_id, found.epoch)
+        marker = identity
+        if bumps:
+            marker, found.before = (identity[0], identity[1] + 1), identity
+            self._raise(found)
+        self._end(found, marker, commit=commit)
         return Writer(found.transactional_id, found.producer_id, found.epoch)
 
     # what follows
@@ -167,7 +162,21 @@ class Transactions:
         self._producers += 1
         return self._producers
 
-    def _end(self, found: Transaction, *, commit: bool) -> None:
+    def _raise(self, found: Transaction) -> None:
+        """The next epoch, or a new producer where there is none."""
+        if found.epoch >= self._habits.last_epoch:
+            del self._of_producer[found.producer_id]
+            found.producer_id, found.epoch = self._new_producer(), -1
+            self._of_producer[found.producer_id] = found
+        found.epoch += 1
+
+    def _fence(self, found: Transaction) -> None:
+        """Abort what is open, by an epoch that nobody writes with; with `bumps` its writer may abort it, too."""
+        found.before = (found.producer_id, found.epoch) if self._habits.bumps else None
+        found.epoch += 1
+        self._end(found, (found.producer_id, found.epoch), commit=False)
+
+    def _end(self, found: Transaction, marker: tuple[int, int], *, commit: bool) -> None:
         """Write the markers, not all at once, and be done with it."""
         found.state, found.commit = State.ENDING, commit
         places: list[TopicPartition | str] = [*found.partitions, *found.groups]
@@ -175,15 +184,21 @@ class Transactions:
         cut = self._random.randrange(len(places) + 1)
         early = self._marking()
         late = early + self._marking()
-        self._loop.later(early, self._mark, found, found.epoch, places[:cut], commit)
-        self._loop.later(late, self._complete, found, found.epoch, places[cut:], commit)
+        self._loop.later(early, self._mark, marker, places[:cut], commit)
+        self._loop.later(late, self._complete, found, marker, places[cut:], commit)
 
-    def _mark(self, found: Transaction, epoch: int, places: list[TopicPartition | str], commit: bool) -> None:  # noqa: FBT001
+    def _mark(self, marker: tuple[int, int], places: list[TopicPartition | str], commit: bool) -> None:  # noqa: FBT001
         for place in places:
-            self._write_marker(place, found.producer_id, epoch, commit)
+            self._write_marker(place, *marker, commit)
 
-    def _complete(self, found: Transaction, epoch: int, places: list[TopicPartition | str], commit: bool) -> None:  # noqa: FBT001
-        self._mark(found, epoch, places, commit)
+    def _complete(
+        self,
+        found: Transaction,
+        marker: tuple[int, int],
+        places: list[TopicPartition | str],
+        commit: bool,  # noqa: FBT001
+    ) -> None:
+        self._mark(marker, places, commit)
         found.state = State.ENDED
 
     def _marking(self) -> float:
@@ -197,7 +212,5 @@ class Transactions:
         now = self._loop.time()
         for found in self._known.values():
             if found.state is State.ONGOING and found.started + found.timeout < now:
-                found.epoch += 1
-                found.raised = self._habits.bumps  # whoever aborts it, too, is told that it is done
-                self._end(found, commit=False)
+                self._fence(found)
         self._loop.later(self._habits.sweep, self._sweep)

@@ -79,6 +79,19 @@ ROUGH = Faults(
     ),
 )
 """A bit of everything."""
+LATE = replace(ROUGH, weather=replace(ROUGH.weather, slow_requests=0.03, tail=(0.3, 10.0), noticed=0.9))
+"""Connections break, and what was sent through them arrives when the next transaction is open."""
+FAR = replace(ROUGH, weather=replace(ROUGH.weather, latency=0.1, slow_requests=0.01))
+"""Brokers at the other end of the world: much happens between a question and its answer."""
+LOSSY = replace(ROUGH, kills=0.0, weather=replace(ROUGH.weather, lost_answers=0.03, lost_requests=0.02))
+"""Nobody dies, and nobody hears what became of what."""
+FROZEN = Faults(freezes=6.0)
+"""Nothing but zombies."""
+
+
+def of_all_kinds(seed: int) -> Faults:
+    """Some faults for a seed: each kind finds bugs that others hardly ever do."""
+    return (ROUGH, LATE, FAR, LOSSY, FROZEN, LATE)[seed % 6]
 
 
 class Failed(AssertionError):
