@@ -35,5 +35,9 @@ class FutureTimestamp(StreamprocError):
         self.at = at
 
 
+class TooLarge(StreamprocError):
+    """A result is larger than what may be written (S42)."""
+
+
 class TaskFailed(StreamprocError):
     """A record met the action `fail`: the task stops before it, and nothing from that record on was committed."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from streamproc.core.batch import NEVER, START, Cell, Crossing, Emit, Encode, Headers
-from streamproc.core.errors import TaskFailed
+from streamproc.core.errors import TaskFailed, TooLarge
 from streamproc.core.instants import instant
 from streamproc.core.operators import AnyRecord, Cross, Sink, Split
 from streamproc.core.plan import Action, Place
@@ -240,6 +240,8 @@ def written(  # noqa: PLR0913, PLR0917 - the parts of a record
         if not given and type(value) is WindowResult and value.updates and value.key == key:
             under = writer.key(value.written_key())
         return Emit(under, None if value is None else writer.value(value), at, headers, route)
+    except TooLarge as error:
+        raise Failed(site, error, "production_error") from error
     except Exception as error:
         raise Failed(site, error, "serialization_error") from error
 

@@ -240,6 +240,10 @@ class Broker(Protocol):
         """
         ...
 
+    async def trim(self, before: Mapping[TopicPartition, int]) -> None:
+        """Delete what lies before an offset of each partition."""
+        ...
+
     # the group
 
     async def join(self, membership: Membership, member: str, metadata: bytes) -> Joined:

@@ -763,3 +763,12 @@ async def test_a_socket_that_never_answers(prefix: str) -> None:
     assert len(accepted) == 1
     accepted[0].transport.abort()
     await server.wait_closed()
+
+
+async def test_what_lies_before_an_offset_is_deleted(broker: KafkaBroker, topic: str) -> None:
+    """A topic that only one group reads can be cut behind what that group has committed."""
+    place = TopicPartition(topic, 0)
+    await broker.produce(NOBODY, [written(topic, 0, 0, b"a", b"b", b"c", b"d", b"e")])
+    await broker.trim({place: 3})
+    assert await broker.list_offsets([place], "start", "read_uncommitted") == {place: 3}
+    assert await broker.list_offsets([place], "end", "read_uncommitted") == {place: 5}

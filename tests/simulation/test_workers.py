@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from streamproc.testing.simulation.world import CALM, ROUGH, Faults
+from streamproc.ports.broker import TopicPartition
+from streamproc.testing.simulation.world import CALM, ROUGH, Failed, Faults
 from tests.simulation import jobs
 from tests.simulation.workers import Scene
 
@@ -29,4 +32,20 @@ def test_whatever_dies(topology: jobs.Kind, seed: int) -> None:
 def test_a_partition_that_stays_silent_holds_nothing_back(seed: int, faults: Faults) -> None:
     """Where one partition never gets a record, its task says so, and windows behind the repartition topic close."""
     with Scene(seed, "rekeyed", faults, silent=frozenset({seed % 3})) as scene:
+        scene.run()
+
+
+def test_what_was_read_from_a_repartition_topic_is_deleted() -> None:
+    """Nobody else reads it; what is not committed stays."""
+    with Scene(1, "rekeyed", replace(CALM, heal=45.0)) as scene:
+        scene.run()
+        group = scene.world.offsets("t-rekeyed")
+        logs = scene.world.cluster.topics["t-rekeyed-totals-repartition"]
+        assert any(log.start > 0 for log in logs)
+        assert all(log.start <= group[TopicPartition(log.topic, log.partition)] for log in logs)
+
+
+def test_a_source_that_is_not_partitioned_by_its_keys_is_refused() -> None:
+    """Where another hash has dealt out the keys, counts per key would be wrong without any error."""
+    with Scene(1, "keyed", CALM, shifted=True) as scene, pytest.raises(Failed, match="murmur2"):
         scene.run()

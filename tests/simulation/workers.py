@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,7 @@ from streamproc.runners.worker.worker import Settings, Worker
 from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.habits import Habits
 from streamproc.testing.simulation.logs import Settings as LogSettings
-from streamproc.testing.simulation.world import ROUGH, Faults, World
+from streamproc.testing.simulation.world import FAR, FROZEN, LATE, LOSSY, ROUGH, Faults, World
 from tests.simulation import jobs
 
 PARTITIONS = 3
@@ -64,17 +65,19 @@ async def inline(work: Callable[[], Any]) -> Any:
 class Scene:
     """Two workers, a source that fills while everything goes wrong, and what has to come of it.
 
-    Nothing ever comes in the partitions that are `silent`.
+    Without `faults` the seed chooses those too.  Nothing ever comes in the partitions that are `silent`, and
+    with `shifted` the producer of the source has a partitioner of its own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - half of them by name
         self,
         seed: int,
         topology: jobs.Kind,
-        faults: Faults = ROUGH,
+        faults: Faults | None = None,
         *,
-        count: int = 600,
+        count: int = 400,
         silent: frozenset[int] = frozenset(),
+        shifted: bool = False,
     ) -> None:
         chance = Random(seed)
         habits = Habits(
@@ -82,13 +85,16 @@ class Scene:
             stable_reads=chance.random() < 0.5,
             forgetful=chance.random() < 0.2,
             nodes=chance.choice((1, 1, 3)),
+            last_epoch=chance.choice((32_766, 32_766, 3)),
         )
+        faults = faults or replace(chance.choice((ROUGH, ROUGH, LATE, FAR, LOSSY, FROZEN)), heal=40.0)
         again = REPLAY.format(topology=topology, seed="{seed}")
         self.topology = topology
         self.world = World(seed, faults, habits, replay=again, tolerated=())
         self._graph = jobs.topology(topology).graph()
         self._count = count
         self._silent = silent
+        self._shift = int(shifted)
         self._chance = chance
         self._loads: list[list[Outgoing]] = []
         self.rows: dict[str, list[jobs.Row]] = {}
@@ -121,7 +127,8 @@ class Scene:
         """Have the source filled while faults happen, in portions of a few records."""
         self._loads = [[] for _ in range(PARTITIONS)]
         for message in jobs.load(self.world.seed, self._count, users=12, shops=7, step=200):
-            self._loads[partition(message.key, PARTITIONS)].append(Outgoing(message.key, message.value, 1))
+            number = (partition(message.key, PARTITIONS) + self._shift) % PARTITIONS
+            self._loads[number].append(Outgoing(message.key, message.value, 1))
         for number in self._silent:
             self._loads[number].clear()
         span = self.world.faults.heal

@@ -9,7 +9,6 @@ from typing import Any
 
 from aiokafka.protocol.admin import (
     DeleteGroupsRequest_v1,
-    DeleteRecordsRequest_v1,
     DeleteTopicsRequest_v3,
     DescribeConfigsRequest_v2,
     ListGroupsRequest_v1,
@@ -28,7 +27,7 @@ from streamproc.adapters.kafka.requests import (
     Spoken,
 )
 from streamproc.adapters.kafka.shapes import by_topic, check, flat
-from streamproc.ports.broker import BrokerError, Code, Refused, TopicPartition
+from streamproc.ports.broker import Code, Refused, TopicPartition
 
 _TOPICS = 2  # what configs are asked for
 _GROUPS = "admin"
@@ -153,22 +152,7 @@ class KafkaAdmin:
 
     async def delete_records(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Delete what lies before an offset of each partition (-1: all); gives where each begins now."""
-        deadline = self._deadline()
-        what, patience = "delete records of", self._patience()
-
-        def request(mine: list[TopicPartition]) -> Any:
-            return DeleteRecordsRequest_v1(by_topic((p, (p.partition, before[p])) for p in mine), patience)
-
-        found = {}
-        for answer in await self._cluster.led(before, what, ASK, request, deadline):
-            if isinstance(answer, BrokerError):
-                raise answer
-            for topic, partition, start, code in flat(answer.topics):
-                place = TopicPartition(topic, partition)
-                self._cluster.misled(code, place)
-                check(code, f"{what} {place}")
-                found[place] = start
-        return found
+        return await self._cluster.trimmed(before, self._deadline(), self._patience())
 
     # groups
 

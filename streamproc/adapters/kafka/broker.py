@@ -113,6 +113,9 @@ class KafkaBroker:
             found |= await self._cluster.offsets(behind, _PLACES["end"], level, deadline)
         return found
 
+    async def trim(self, before: Mapping[TopicPartition, int]) -> None:
+        await self._cluster.trimmed(before, self._deadline(), int(self._timeout * 1000))
+
     # the group
 
     async def join(self, membership: Membership, member: str, metadata: bytes) -> Joined:

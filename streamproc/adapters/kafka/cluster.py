@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
+from aiokafka.protocol.admin import DeleteRecordsRequest_v1
 from aiokafka.protocol.coordination import FindCoordinatorRequest_v1
 from aiokafka.protocol.metadata import MetadataRequest_v5
 from aiokafka.protocol.offset import OffsetRequest_v3
@@ -159,6 +160,26 @@ class Cluster:
                 self.misled(code, of)
                 check(code, f"{what} {of}")
                 found[of] = offset
+        return found
+
+    async def trimmed(
+        self, before: Mapping[TopicPartition, int], deadline: float, patience: int
+    ) -> dict[TopicPartition, int]:
+        """Delete what lies before an offset of each partition (-1: all); gives where each begins now."""
+        what = "delete records of"
+
+        def request(mine: list[TopicPartition]) -> Any:
+            return DeleteRecordsRequest_v1(by_topic((p, (p.partition, before[p])) for p in mine), patience)
+
+        found = {}
+        for answer in await self.led(before, what, ASK, request, deadline):
+            if isinstance(answer, BrokerError):
+                raise answer
+            for topic, partition, start, code in flat(answer.topics):
+                place = TopicPartition(topic, partition)
+                self.misled(code, place)
+                check(code, f"{what} {place}")
+                found[place] = start
         return found
 
     def misled(self, code: int, partition: TopicPartition) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -29,15 +30,13 @@ from streamproc.runners.engine import dead_letter_headers
 from streamproc.runners.worker import crossing
 from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.changelog import Draft
-from streamproc.runners.worker.house import House, Kept
+from streamproc.runners.worker.house import House, Incompatible, Kept
 from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable
 from streamproc.runners.worker.takeover import TakeOver, layout
 
 STAMP = "streamproc.timestamp"
 """Header with the true timestamp of a record whose own Kafka cannot carry (S4)."""
 
-AT_ONCE = 4_000
-"""Records that one visit to the engine takes, so that other tasks have their turn."""
 MANY_BYTES, MANY_ROWS = 16_777_216, 100_000
 """A transaction is closed early when it holds so much."""
 
@@ -90,6 +89,10 @@ class Hosted:
         self._news = asyncio.Event()
         self._closing = False
         self._broken: Code | int | None = None
+        self._unproven = {
+            inlet.topic for inlet in stage.inlets if inlet.source is not None and inlet.source.key is not None
+        }
+        self._trimmed_at = asyncio.get_running_loop().time()
         self._partition = lru_cache(maxsize=100_000)(partition_of)
         self._due_at = 0.0
         self._open_since = 0.0
@@ -145,12 +148,17 @@ class Hosted:
     async def run(self) -> None:
         """Take over, work, and begin anew after a commit that failed, until closed."""
         try:
-            while not self._closing:
+            while not self._is_closing():
                 try:
                     await self._take_over()
                     await self._work()
                 except Undone as undone:
                     self._undo(undone)
+                    if self._is_closing():
+                        await self._abandon()
+        except (Unwritable, Forbidden):
+            await self._abandon()
+            raise
         except BrokerError as error:
             raise Forbidden(str(error)) from error
         finally:
@@ -161,6 +169,9 @@ class Hosted:
         """Finish the step in hand, commit, and end; where there is nothing to commit yet, end at once."""
         self._closing = True
         self._news.set()
+
+    def _is_closing(self) -> bool:
+        return self._closing
 
     @property
     def kept(self) -> Kept | None:
@@ -189,6 +200,12 @@ class Hosted:
         self._let_go()
         self._bench = None
         self._open = _Open()
+
+    async def _abandon(self) -> None:
+        """End what is still open at the broker: readers would wait for it until it times out."""
+        with suppress(TimeoutError, BrokerError):
+            async with asyncio.timeout(self._house.pace().lasting):
+                await self._committer.open()
 
     @property
     def name(self) -> str:
@@ -255,18 +272,7 @@ class Hosted:
         """Take what is at hand through the engine; whether there was anything."""
         house, bench = self._house, self._bench
         assert bench is not None
-        taken: list[tuple[str, Fetched]] = []
-        records, clock = 0, int(asyncio.get_running_loop().time() * 1000)
-        for topic, partition in self._inputs.items():
-            while records < AT_ONCE and bench.hungry(topic):
-                fetched = house.fetcher.take(partition)
-                if fetched is None:
-                    break
-                taken.append((topic, fetched))
-                records += len(fetched.offsets)
-                if fetched.offsets:
-                    break  # what is behind it is read when this has been taken
-            bench.lags(topic, house.fetcher.lag(partition), clock)
+        taken = self._take(bench)
         self._behind = any(map(house.fetcher.holds, self._inputs.values()))
         if not taken and not bench.ready:
             return False
@@ -285,6 +291,34 @@ class Hosted:
         for step, seconds in steps:
             house.observer.stepped(self.name, step, step.records, seconds)
         return bool(steps)
+
+    def _take(self, bench: Bench) -> list[tuple[str, Fetched]]:
+        """What is at hand of each input that the engine has nothing left of, and how far each is behind its end."""
+        taken: list[tuple[str, Fetched]] = []
+        clock = int(asyncio.get_running_loop().time() * 1000)
+        for topic, partition in self._inputs.items():
+            while bench.hungry(topic) and (fetched := self._house.fetcher.take(partition)) is not None:
+                taken.append((topic, fetched))
+                if topic in self._unproven:
+                    self._prove(topic, fetched)
+                if fetched.offsets:
+                    break  # what is behind it is read when this has been taken
+            bench.lags(topic, self._house.fetcher.lag(partition), clock)
+        return taken
+
+    def _prove(self, topic: str, fetched: Fetched) -> None:
+        """A source that is said to be partitioned by its keys is (S52): so is a sample of them, but for a few."""
+        count, number = self._house.counts[topic], self.task.number
+        keys = [key for key in fetched.keys[:SAMPLE] if key is not None]
+        wrong = [key for key in keys if partition_of(key, count) != number]
+        if len(keys) >= SAMPLE // 4 and len(wrong) * 4 > len(keys):
+            raise Incompatible(
+                f"topic {topic!r} partition {number}: {len(wrong)} of {len(keys)} keys at offset {fetched.offsets[0]} "
+                "and behind are not in the partition of the default partitioner (murmur2): its producer has "
+                "another, or partitions were added. Use that partitioner, or leave out key= and say key_by"
+            )
+        if len(keys) >= SAMPLE // 4:
+            self._unproven.discard(topic)
 
     def _through(self, bench: Bench, taken: Iterable[tuple[str, Fetched]], now: int) -> list[tuple[Step, float]]:
         """Everything that can be done with what is at hand; away from the event loop."""
@@ -368,10 +402,19 @@ class Hosted:
         pace = house.pace()
         self._due_at = max(self._due_at + pace.tick, finished + min(pace.tick, finished - started))
         self._open_since = finished
+        if self._landings and finished - self._trimmed_at >= TRIM:
+            self._trimmed_at = finished
+            await self._trim(position["offsets"])
         commit = Commit(emits=open_.emits, changes={self.name: changes}, positions={self.name: position})
         house.observer.committed(commit, open_.dead, finished - started)
         size = sum(len(record.key) + len(record.value or b"") for record in draft.records)
         house.observer.happened(ChangelogGrew(self.name, len(draft.records), size))
+
+    async def _trim(self, offsets: Mapping[str, int]) -> None:
+        """Delete what has been read from repartition topics, never beyond what is committed: nobody else reads it."""
+        before = {self._inputs[topic]: offsets[topic] for topic in sorted(self._landings)}
+        with suppress(BrokerError):
+            await self._house.broker.trim(before)
 
     async def _send(
         self, records: Mapping[TopicPartition, list[Outgoing]], offsets: Mapping[TopicPartition, int]
@@ -420,6 +463,10 @@ class Hosted:
         return news
 
 
+SAMPLE = 32
+"""Keys of a keyed source that are looked at before the rest is believed."""
+TRIM = 30.0
+"""Seconds between two deletions of what has been read from repartition topics."""
 LOOK = 0.1
 """Seconds between two looks of a task that has nothing to do."""
 

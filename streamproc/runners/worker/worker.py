@@ -42,7 +42,10 @@ KEPT_TASKS, KEPT_SECONDS = 16, 600.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a worker behaves; times in seconds, but for those of the group, in ms."""
+    """How a worker behaves; times in seconds, but for those of the group, in ms.
+
+    `largest` is the most bytes that the value of a result may have.
+    """
 
     group: Membership
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
@@ -52,6 +55,7 @@ class Settings:
     drain: float = 30.0
     heartbeat: float = 0.5
     stall_after: float = 60.0
+    largest: int = 1_000_000
 
 
 class Stalled(StreamprocError):
@@ -181,7 +185,7 @@ class Worker:
             plan,
             self._broker,
             self._fetcher,
-            codecs_of(plan, self._serde),
+            codecs_of(plan, self._serde, self._settings.largest),
             self._packing,
             self._observer,
             self._compute,
