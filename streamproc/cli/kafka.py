@@ -44,6 +44,7 @@ from streamproc.metrics.lag import LagObserver
 from streamproc.metrics.observers import Observers
 from streamproc.ports.broker import BrokerError, Membership
 from streamproc.ports.worker import Limits, Pulse
+from streamproc.runners.collector import tuned_collector
 from streamproc.runners.worker.fetching import Unreadable
 from streamproc.runners.worker.producing import Forbidden, Unwritable
 from streamproc.runners.worker.worker import Settings, Worker
@@ -72,7 +73,8 @@ def execute(spec: str, config: Config) -> int:
     form: Any = config.log_format
     logs.configure(config.log_level, form, context={"topology": graph.name}, counted=watched.metrics.logged)
     try:
-        outcome = asyncio.run(_run(graph, config, watched, crash))
+        with tuned_collector():
+            outcome = asyncio.run(_run(graph, config, watched, crash))
     except BrokerError as error:
         raise told(error) from error
     except Forbidden as error:

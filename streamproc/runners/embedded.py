@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Protocol, TypeAlias
@@ -24,10 +23,8 @@ from streamproc.core.state import MemoryStore
 from streamproc.core.windowing import WindowAggregate
 from streamproc.ports import Commit, Log, Observer, Run, Serde, Source
 from streamproc.ports.worker import Pulse
+from streamproc.runners.collector import tuned_collector
 from streamproc.runners.engine import Engine
-
-THRESHOLDS = (100_000, 50, 50)
-"""When the garbage collector looks at new objects: most of what a step makes is gone without it."""
 
 AT_ONCE = 5_000
 """Messages asked of a source at a time."""
@@ -153,7 +150,7 @@ class EmbeddedRunner:
         self._enter("starting")
         self._observer.planned(self._plan)
         try:
-            with _tuned_collector():
+            with tuned_collector():
                 outcome = self._run()
         except BrokenPipeError:  # whoever read an output has seen enough
             self._enter("stopped")
@@ -386,15 +383,3 @@ def _from(run: Run, offset: int) -> Run:
         return run
     columns = {name: getattr(run, name) for name in ("offsets", "values", "keys", "headers", "stamps")}
     return replace(run, **{name: column and column[start:] for name, column in columns.items()})
-
-
-@contextmanager
-def _tuned_collector() -> Iterator[None]:
-    """The garbage collector with the runner's thresholds, and as it was afterwards."""
-    before = gc.get_threshold()
-    gc.set_threshold(*THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        gc.set_threshold(*before)

@@ -27,6 +27,7 @@ from streamproc.ports.broker import (
     Unanswered,
     Unsent,
 )
+from streamproc.ports.worker import Failure
 
 WAIT, SHORT_WAIT = 100, 5
 """Milliseconds that a broker holds a read for which it has nothing; the second while a partition is left out."""
@@ -66,11 +67,21 @@ class _Shelf:
 
 
 class Fetcher:
-    """Reads the partitions that were added, from all their leaders, until it is cancelled."""
+    """Reads the partitions that were added, from all their leaders, until it is cancelled.
 
-    def __init__(self, broker: Broker, *, polled: Callable[[], None] = lambda: None) -> None:
+    `polled` is called after each answer, and `failed` is told of a read that had none.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        polled: Callable[[], None] = lambda: None,
+        failed: Callable[[Failure], None] = lambda _: None,
+    ) -> None:
         self._broker = broker
         self._polled = polled
+        self._failed = failed
         self._shelves: dict[TopicPartition, _Shelf] = {}
         self._unled = asyncio.Event()
         self._loops: dict[int, asyncio.Event] = {}
@@ -187,10 +198,12 @@ class Fetcher:
             wait = WAIT if len(wanted) == len(mine) else SHORT_WAIT
             try:
                 answers = await self._broker.fetch(node, reads, wait, "read_committed")
-            except (Unsent, Refused):
+            except (Unsent, Refused) as error:
+                self._failed(Failure("connection", str(error)))
                 await self._lost_sight(mine)
                 continue
-            except Unanswered:
+            except Unanswered as error:
+                self._failed(Failure("timeout", str(error)))
                 continue
             self._polled()
             asked = {shelf.partition: shelf for shelf in wanted}

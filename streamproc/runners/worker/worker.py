@@ -21,7 +21,7 @@ from streamproc.core.errors import StreamprocError
 from streamproc.core.plan import Plan
 from streamproc.ports import Observer, Packing, Serde
 from streamproc.ports.broker import Broker, BrokerError, Code, Described, Membership, TopicPartition
-from streamproc.ports.worker import Failure, Ownership, Pulse, Reachability, Standing
+from streamproc.ports.worker import Failure, Ownership, Pulse, Reachability, Rebalanced, Standing
 from streamproc.runners.bench import codecs_of
 from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.fetching import Fetcher
@@ -98,7 +98,7 @@ class Worker:
         self._tell_log = tell
         self._settings = settings
         self._crash = crash
-        self._fetcher = Fetcher(broker, polled=self._polled)
+        self._fetcher = Fetcher(broker, polled=self._polled, failed=observer.happened)
         self._hosted: dict[TaskId, Hosted] = {}
         self._runs: dict[TaskId, asyncio.Task[None]] = {}
         self._kept: dict[TaskId, tuple[Kept, float]] = {}
@@ -124,8 +124,8 @@ class Worker:
         """
         self._enter("starting")
         try:
-            plan, counts = await self._prepare()
-            await self._work(plan, counts)
+            if (prepared := await self._prepared()) is not None:
+                await self._work(*prepared)
         except BaseException:
             self._enter("failed")
             raise
@@ -136,6 +136,17 @@ class Worker:
         return "cut off" if self._late else "drained"
 
     # before the first record
+
+    async def _prepared(self) -> tuple[Plan, dict[str, int]] | None:
+        """The plan and the partition counts, None if there is a wish to stop before they are known."""
+        preparing = asyncio.ensure_future(self._prepare())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return await preparing if preparing.done() else None
+        finally:
+            preparing.cancel()
+            stopping.cancel()
 
     async def _prepare(self) -> tuple[Plan, dict[str, int]]:
         """Ask what topics there are, and make the plan for them."""
@@ -362,13 +373,13 @@ class Worker:
     async def _watch(self) -> None:
         """Tick, tell where partitions stand, ask brokers for ends, and find what does not move."""
         loop = asyncio.get_running_loop()
-        stood = asked = loop.time()
+        stood, asked = loop.time(), loop.time() - ASK
         while True:
             due = loop.time() + TICK
             await asyncio.sleep(TICK)
             now = loop.time()
             self._observer.ticked(max(0.0, now - due))
-            self._beat()
+            self._beat(now)
             if now - stood >= STAND:
                 stood = now
                 self._stand()
@@ -376,8 +387,8 @@ class Worker:
                 asked = now
                 await self._ask()
 
-    def _beat(self) -> None:
-        """The pulse of this moment."""
+    def _beat(self, at: float) -> None:
+        """The pulse of this moment; `at` is that of the event loop's clock."""
         stepping = [each.stepping_since for each in self._hosted.values() if each.stepping_since is not None]
         stepped = [each.last_step_at for each in self._hosted.values() if each.last_step_at is not None]
         restoring = sum(each.state in {"pending", "fencing", "restoring"} for each in self._hosted.values())
@@ -386,10 +397,14 @@ class Worker:
             wanted = "restoring" if restoring else "running"
             if wanted != state:
                 self._enter(wanted)
-        now = self._clock()
+        now, since = self._clock(), self._member.rebalancing_since
+        if self._unsettled_since is not None and since is None:
+            self._observer.happened(Rebalanced(at - self._unsettled_since))
+        self._unsettled_since = since
         self.pulse = replace(
             self.pulse,
             ticked_at=now,
+            rebalancing_since=None if since is None else now - (at - since),
             stepping_since=min(stepping, default=None),
             last_step_at=max(stepped, default=self.pulse.last_step_at),
             restoring=restoring,
