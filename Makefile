@@ -7,25 +7,30 @@
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
+SEEDS ?= 10000
+FROM ?= 2000
 BROKER_PORT ?= 9092
 DEMO ?= topologies.flights:topology --input departures=topologies/data/flights.jsonl.gz --state demo.sqlite
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-TYPED := $(wildcard streamproc topologies tests/typing/good)
+TYPED := $(wildcard streamproc topologies deploy tests/typing/good)
+CHAOS := $(wildcard tests/kafka/chaos/*.py)
 EXAMPLES := $(filter-out %/__init__.py topologies/test_%,$(wildcard topologies/*.py tests/typing/good/*.py))
 
 # Without this pyright asks at every run whether there is a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format types check mutants bench broker clean
+.PHONY: help demo test lint format types check mutants sim chaos boards bench broker clean
 
 help:
 	@echo 'make demo     run the example on its own data      make mutants  every planted bug must be caught'
 	@echo 'make test     all tests                            make bench    how fast, with how it was measured'
 	@echo 'make check    lint, types, tests: what CI runs     make clean    remove what make made'
-	@echo 'make broker   a Kafka on this machine, by java and mvn      make lint | format | types'
+	@echo 'make broker   a Kafka on this machine, by java and mvn      make chaos    an hour of faults on a real Kafka'
+	@echo 'make sim      more simulated worlds: SEEDS=10000 FROM=2000      make boards    dashboards and rules anew'
+	@echo 'make lint | format | types'
 
 demo: .venv/cli
 	@rm -f demo.sqlite demo.sqlite-*
@@ -50,6 +55,18 @@ check: lint types test
 
 mutants: .venv/dev
 	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.simulation.planted --jobs $(JOBS)
+
+# Each seed is a world of its own; those of the tests come first.
+sim: .venv/dev
+	$(BIN)/python -m tests.simulation.workers all $(FROM) $$(($(FROM) + $(SEEDS))) --jobs $(JOBS)
+
+boards: .venv/dev
+	$(BIN)/python deploy/dashboards.py
+
+# One at a time and in this order: they measure how long it takes until everything goes on.
+chaos: .venv/dev
+	$(BIN)/python -m pytest -p no:randomly -s $(CHAOS) $(PYTEST_ARGS)
 
 bench: .venv/dev
 	$(BIN)/python -m bench

@@ -63,6 +63,8 @@ class Bug(Flag):
     """State is changed before the commit, and believed after a failure."""
     WRITER_AGAIN = auto()
     """A transaction is aborted and its writer used again, though nobody knows what became of what it sent."""
+    GO_ON = auto()
+    """After a failure the work in hand is committed under a new incarnation, without a look at where the group is."""
     NO_CROSS_CHECK = auto()
     """The committed offset is believed, whatever the changelog says."""
 
@@ -92,6 +94,10 @@ class Task:
     state: dict[bytes, int] = field(default_factory=dict)
     position: int = 0
     node: int = 0
+    shrinks: bool = False
+    """Whether what comes next was too large as it is."""
+    ending: bool = False
+    """Whether the transaction may be committed by now."""
     writer: Writer = field(default_factory=lambda: Writer(None))
     sequences: dict[str, int] = field(default_factory=dict)
 
@@ -160,7 +166,8 @@ class Task:
         for raw, value in zip(got.keys, got.values, strict=True):
             key = raw or b""
             changes[key] = seen[key] = seen.get(key, 0) + 1
-            out.append(Outgoing(key, b"%d" % seen[key] + (value or b""), EPOCH))
+            told = small(value) if self.shrinks else value or b""
+            out.append(Outgoing(key, b"%d" % seen[key] + told, EPOCH))
         await self.commit(out, changes, got.next_offset)
         if Bug.EARLY_STATE not in self.bugs:
             self.state.update(changes)
@@ -173,19 +180,24 @@ class Task:
         except Refused as refusal:
             if refusal.code in FENCED:
                 raise Gone from refusal
-            if refusal.code != Code.MESSAGE_TOO_LARGE:
+            self.shrinks = refusal.code == Code.MESSAGE_TOO_LARGE
+            if Bug.GO_ON not in self.bugs or not self.shrinks:
                 raise
             await self.start_over()
             await self.commit([Outgoing(record.key, small(record.value), EPOCH) for record in out], changes, upto)
         except Unanswered:
-            if Bug.WRITER_AGAIN not in self.bugs:
+            if Bug.GO_ON in self.bugs and not self.ending:
+                await self.start_over()
+            elif Bug.WRITER_AGAIN in self.bugs:
+                with suppress(BrokerError):
+                    await self.broker.end_txn(self.writer, commit=False)
+            else:
                 raise
-            with suppress(BrokerError):
-                await self.broker.end_txn(self.writer, commit=False)
             await self.commit(out, changes, upto)
+        self.shrinks = False
 
     async def start_over(self) -> None:
-        """What was sent under this incarnation is void."""
+        """What was sent under this incarnation is void; and what others did meanwhile is not looked at."""
         self.broker.discard(self.transactional_id)
         self.writer = await patient(lambda: self.broker.init_producer(self.transactional_id, LASTING))
         self.sequences.clear()
@@ -196,7 +208,7 @@ class Task:
         changed.append(Outgoing(POSITION, b"%d" % upto, EPOCH))
         batches = {"out": out, "changelog": changed}
         places = [TopicPartition(topic, self.partition) for topic in batches]
-        broker, writer = self.broker, self.writer
+        broker, writer, self.ending = self.broker, self.writer, False
         await patient(lambda: broker.add_partitions(writer, places))
         for topic, records in batches.items():
             await self.append(topic, records)
@@ -204,6 +216,7 @@ class Task:
         await patient(lambda: broker.add_offsets(writer, GROUP))
         await patient(lambda: broker.txn_offsets(writer, GROUP, {self.source: upto}))
         await asyncio.sleep(PACE)
+        self.ending = True
         following = await self.end()
         if following != writer:
             self.sequences.clear()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -147,7 +148,8 @@ PLANTED = (
                 PRODUCING,
                 "for partition, offset in (await self.broker.produce(writer, batches)).items():",
                 "for partition, offset in getattr(\n"
-                "                        (await asyncio.gather(self.broker.produce(writer, batches), return_exceptions=True))[0],\n"
+                "                        (await asyncio.gather(self.broker.produce(writer, batches),\n"
+                "                                              return_exceptions=True))[0],\n"
                 '                        "items", {}.items)():',
             ),
         ),
@@ -215,7 +217,8 @@ PLANTED = (
             Edit(
                 TAKEOVER,
                 "                at = fetched.next_offset\n",
-                "                at = fetched.next_offset\n                last = fetched.offsets[-1] if fetched.offsets else last\n",
+                "                at = fetched.next_offset\n"
+                "                last = fetched.offsets[-1] if fetched.offsets else last\n",
             ),
         ),
         "what stands there is a marker, or was compacted away",
@@ -239,7 +242,8 @@ PLANTED = (
             Edit(
                 HOSTING,
                 "                open_.add(topic, number, Outgoing(None, value, now))\n",
-                "                open_.records.setdefault(TopicPartition(topic, number), []).insert(0, Outgoing(None, value, now))\n",
+                "                rows = open_.records.setdefault(TopicPartition(topic, number), [])\n"
+                "                rows.insert(0, Outgoing(None, value, now))\n",
             ),
         ),
         "what was on time is late behind the repartition topic",
@@ -250,7 +254,8 @@ PLANTED = (
         (
             Edit(
                 "runners/worker/changelog.py",
-                "                draft.records += [ChangelogRecord(head + _NUMBER.pack(each), None) for each in numbers]\n",
+                "                draft.records += "
+                "[ChangelogRecord(head + _NUMBER.pack(each), None) for each in numbers]\n",
                 "                del numbers\n",
             ),
         ),
@@ -309,12 +314,13 @@ def main() -> int:
     given = parser.parse_args()
     chosen = [planted for planted in PLANTED if not given.names or planted.name in given.names]
     missed = 0
+    show = partial(print, flush=True)
     with ThreadPoolExecutor(given.jobs) as pool:
         for verdict in pool.map(lambda planted: judge(planted, given.seeds), chosen):
             missed += verdict.seed is None
             found = "SURVIVED" if verdict.seed is None else f"seed {verdict.seed:>4}"
-            print(f"{found}  {verdict.planted.name} ({verdict.seconds:.0f} s): {verdict.said}", flush=True)  # noqa: T201
-    print(f"{len(chosen) - missed} of {len(chosen)} planted bugs found within {given.seeds} seeds")  # noqa: T201
+            show(f"{found}  {verdict.planted.name} ({verdict.seconds:.0f} s): {verdict.said}")
+    show(f"{len(chosen) - missed} of {len(chosen)} planted bugs found within {given.seeds} seeds")
     return 1 if missed else 0
 
 

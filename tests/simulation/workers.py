@@ -7,9 +7,13 @@ What runs is what runs in production, but for the broker behind the port, the cl
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from random import Random
 from types import TracebackType
@@ -28,6 +32,9 @@ from streamproc.testing.simulation.world import FAR, FROZEN, LATE, LOSSY, ROUGH,
 from tests.simulation import jobs
 
 PARTITIONS = 3
+KINDS: tuple[jobs.Kind, ...] = ("keyed", "rekeyed")
+PART = 25
+"""Seeds that one process searches at a time."""
 REPLAY = "python -m tests.simulation.workers {topology} {seed}"
 
 
@@ -232,17 +239,48 @@ class Scene:
         return None
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Show one world again, or search some: TOPOLOGY SEED [UNTIL]."""
-    topology, first = arguments[0], int(arguments[1])
-    until = int(arguments[2]) if len(arguments) > 2 else first + 1
-    for seed in range(first, until):
-        with Scene(seed, "keyed" if topology == "keyed" else "rekeyed") as scene:
+def played(topology: jobs.Kind, seeds: Iterable[int]) -> Iterator[Scene]:
+    """Play the worlds of some seeds, each to its end; AssertionError from the first that goes wrong."""
+    for seed in seeds:
+        with Scene(seed, topology) as scene:
             scene.run()
-            print(seed, f"{scene.world.loop.time():.1f} s", dict(scene.world.happened))  # noqa: T201
+            yield scene
+
+
+def _search(topology: jobs.Kind, first: int, until: int) -> Counter[str]:
+    happened: Counter[str] = Counter()
+    for scene in played(topology, range(first, until)):
+        happened += scene.world.happened
+    return happened
+
+
+def main() -> int:
+    """Show the worlds of some seeds, or search many by several processes; 1 if one goes wrong."""
+    parser = argparse.ArgumentParser(description="simulated worlds with real workers in them")
+    parser.add_argument("topology", choices=(*KINDS, "all"))
+    parser.add_argument("first", type=int, help="the first seed")
+    parser.add_argument("until", type=int, nargs="?", help="the seed behind the last; without it there is only one")
+    parser.add_argument("--jobs", type=int, help="processes that search; without it each world is shown")
+    given = parser.parse_args()
+    until = given.first + 1 if given.until is None else given.until
+    kinds = KINDS if given.topology == "all" else (given.topology,)
+    if given.jobs is None:
+        for kind in kinds:
+            for scene in played(kind, range(given.first, until)):
+                print(kind, scene.world.seed, f"{scene.world.loop.time():.1f} s", dict(scene.world.happened))  # noqa: T201
+        return 0
+    parts = [(kind, at, min(at + PART, until)) for at in range(given.first, until, PART) for kind in kinds]
+    happened: Counter[str] = Counter()
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for done in as_completed([pool.submit(_search, *part) for part in parts]):
+            if (error := done.exception()) is not None:
+                print(error, file=sys.stderr)  # noqa: T201
+                pool.shutdown(cancel_futures=True)
+                return 1
+            happened += done.result()
+    print(f"{(until - given.first) * len(kinds)} worlds, all right: {dict(happened)}")  # noqa: T201
+    return 0
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(main())
