@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, redirect_stdout, suppress
+from itertools import count, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -233,6 +234,7 @@ class Scene:
         self._folder = folder
         self._sent: list[list[bytes]] = [[] for _ in range(partitions)]
         self._fault_at = 0.0
+        self._numbers = count()
 
     async def __aenter__(self) -> Self:
         for topic in ("events", "totals", "late", "dead"):
@@ -374,7 +376,7 @@ class Scene:
                 "STREAMPROC_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
                 **{f"STREAMPROC_{name}": value for name, value in settings.items()},
             },
-            self._folder / f"{self.prefix}-{len(self.workers)}.log",
+            self._folder / f"{self.prefix}-{next(self._numbers)}.log",
             flags=flags,
         )
         self.workers.append(started)
@@ -453,11 +455,17 @@ class Scene:
 
     @asynccontextmanager
     async def sending(
-        self, messages: Sequence[Message], *, rate: float, whole: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        rate: float,
+        whole: bool = False,
+        last: Collection[int] | None = None,
     ) -> AsyncIterator[asyncio.Task[None]]:
         """Write events at a rate while something happens; at the end of it the last one, or first all the others."""
         enough = asyncio.Event()
-        work = self.produce(messages, rate=rate, last=range(self.partitions), enough=enough)
+        last = range(self.partitions) if last is None else last
+        work = self.produce(messages, rate=rate, last=last, enough=enough)
         sending = asyncio.create_task(work)
         try:
             yield sending
@@ -473,10 +481,10 @@ class Scene:
         """Java's own default, by aiokafka's hash."""
         return int((murmur2(key) & 0x7FFFFFFF) % self.partitions)
 
-    async def read(self, topic: str, count: int | None = None, isolation: str = "read_committed") -> list[list[Any]]:
+    async def read(self, topic: str, partitions: int | None = None) -> list[list[Any]]:
         """All records of a topic, partition by partition, up to its present end."""
-        async with self.consumer(isolation) as consumer:
-            places = [TopicPartition(topic, number) for number in range(count or self.partitions)]
+        async with self.consumer("read_committed") as consumer:
+            places = [TopicPartition(topic, number) for number in range(partitions or self.partitions)]
             consumer.assign(places)
             await consumer.seek_to_beginning(*places)
             ends = await consumer.end_offsets(places)
@@ -520,6 +528,16 @@ class Scene:
         )
         measured(f"{what or self.prefix}: RTO {rto:.1f} s")
         return rto
+
+    def pause(self, what: str) -> float:
+        """The longest time since the fault in which one of the output partitions had nothing new, in seconds."""
+        now = time.monotonic()
+        longest = 0.0
+        for times in self.watcher.arrivals.values():
+            marks = [self._fault_at, *(at for at in times if at > self._fault_at), now]
+            longest = max(longest, *(after - before for before, after in pairwise(marks)))
+        measured(f"{what}: longest pause {longest:.1f} s")
+        return longest
 
     async def flowing(self, limit: float = 60.0) -> None:
         """Wait until every output partition has had a record, from now on."""
@@ -616,7 +634,7 @@ class Scene:
                 offset = committed.get(TopicPartition(topic, number), 0)
                 assert all(r.offset < offset for r in records), f"{topic}/{number}: records beyond {offset}"
 
-    async def nothing_open(self, healed: float) -> None:
+    async def nothing_open(self, healed: float, within: float = HEALED) -> None:
         """No transaction is open soon after the healing: the last stable offset of every partition is its end."""
         counts = await self.topics()
         places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
@@ -627,7 +645,7 @@ class Scene:
                 stables, ends = await stable.end_offsets(asked), await raw.end_offsets(asked)
                 busy = {place for place in asked if stables[place] < ends[place]}
                 late = time.monotonic() - healed
-                assert not busy or late < HEALED, f"transactions are open after {late:.0f} s: {sorted(busy)}"
+                assert not busy or late < within, f"transactions are open after {late:.0f} s: {sorted(busy)}"
                 if busy:
                     await asyncio.sleep(0.2)
 

@@ -126,6 +126,7 @@ async def test_workers_with_names_are_restarted_one_by_one(kafka: Kafka, prefix:
                 workers[name] = stage.worker(GROUP__INSTANCE_ID=name)
                 await stage.until(lambda name=name: stage.tasks(workers[name]), f"{name} is back")
                 await stage.recovered(f"F20 restart of {name}, with its instance id")
+                stage.pause(f"F20 restart of {name}")
                 others = [other for other in names if other != name]
                 assert {other: stage.tasks(workers[other]) for other in others} == {
                     other: owned[other] for other in others
