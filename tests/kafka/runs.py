@@ -345,11 +345,20 @@ class Scene:
         async with self.admin() as admin:
             await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=named)])
 
+    async def configure(self, topic: str, **configs: str) -> None:
+        """Set these of a topic's settings, and all others back."""
+        async with self.admin() as admin:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
+
+    async def compacted(self, topic: str) -> int:
+        """The first offset that has a record in every partition of a topic; above 0 when compaction has been there."""
+        found = await self.read(topic, (await self.topics())[topic])
+        return min(records[0].offset if records else 0 for records in found)
+
     async def delete_records(self, topic: str, before: Mapping[int, int]) -> None:
         """Delete the records of partitions in front of offsets, -1 for all; even of a topic that is only compacted."""
+        await self.configure(topic, **{"cleanup.policy": "delete,compact"})
         async with self.admin() as admin:
-            resource = ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": "delete,compact"})
-            await admin.alter_configs([resource])
             places = {TopicPartition(topic, number): RecordsToDelete(offset) for number, offset in before.items()}
             await admin.delete_records(places)
 

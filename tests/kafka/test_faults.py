@@ -362,6 +362,28 @@ async def test_a_changelog_whose_records_were_deleted_is_refused(scene: SceneOf)
             assert "streamproc offsets reset" in worker.conclusion
 
 
+async def test_a_changelog_is_restored_whatever_compaction_has_left_of_it(
+    own_kafka: OwnKafka, prefix: str, tmp_path: Path
+) -> None:
+    """Offsets without records, and markers at its end: a restore ends where the log does, with all state."""
+    eager = {"log.cleaner.backoff.ms": 100, "log.initial.task.delay.ms": 100}
+    broker = await asyncio.to_thread(own_kafka, properties=eager)
+    async with Scene(broker.bootstrap, prefix, "keyed", tmp_path, partitions=2) as stage:
+        await stage.configure(
+            stage.changelog,
+            **{"cleanup.policy": "compact", "segment.ms": "500", "min.cleanable.dirty.ratio": "0.01"},
+        )
+        first = stage.worker()
+        async with stage.sending(plenty(), rate=300):
+            await stage.flowing()
+            while await stage.compacted(stage.changelog) < 5:
+                stage.watcher.check()
+            assert await first.stop() == 0
+            stage.worker()
+            await stage.flowing()
+        await stage.finish()
+
+
 async def test_records_that_were_deleted_before_they_were_read_are_not_passed_over(scene: SceneOf) -> None:
     """The committed offset lies before the beginning of the log: exit 1 with topic, partition and offset."""
     async with scene(partitions=2) as stage:
