@@ -10,7 +10,8 @@ import pytest
 from streamproc import Count, StateError, TaskFailed, Topology, Tumbling
 from streamproc.adapters.jsonlines import JsonLinesOutput
 from streamproc.core.batch import START
-from streamproc.runners.embedded import AT_ONCE, THRESHOLDS, Outcome, Stop
+from streamproc.runners.collector import THRESHOLDS
+from streamproc.runners.embedded import AT_ONCE, Outcome, Stop
 from tests.embedded.machine import Item, Machine, Script
 from tests.embedded.topologies import Click, counting, strict
 
