@@ -25,7 +25,8 @@ from streamproc.core.partition import partition
 from streamproc.core.plan import build
 from streamproc.core.state import MemoryStore
 from streamproc.ports import Run
-from streamproc.runners.embedded import AT_ONCE, THRESHOLDS
+from streamproc.runners.collector import THRESHOLDS
+from streamproc.runners.embedded import AT_ONCE
 from streamproc.runners.engine import Engine
 
 COMMIT_EACH = 20_000
