@@ -81,8 +81,8 @@ PLANTED = (
             ),
             Edit(
                 HOSTING,
-                "house.committer(transactional_id(house.plan.app, task))",
-                'house.committer(f"{id(house)}-{transactional_id(house.plan.app, task)}")',
+                "house.committer(transactional_id(house.plan.app, task), self._changelog)",
+                'house.committer(f"{id(house)}-{transactional_id(house.plan.app, task)}", self._changelog)',
             ),
         ),
         "state in a transaction that is still open is missed, where ids do not follow the task",
@@ -93,8 +93,8 @@ PLANTED = (
         (
             Edit(
                 HOSTING,
-                "house.committer(transactional_id(house.plan.app, task))",
-                'house.committer(f"{id(house)}-{transactional_id(house.plan.app, task)}")',
+                "house.committer(transactional_id(house.plan.app, task), self._changelog)",
+                'house.committer(f"{id(house)}-{transactional_id(house.plan.app, task)}", self._changelog)',
             ),
         ),
         "a zombie is not fenced by who has its partition now",

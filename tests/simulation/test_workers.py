@@ -54,3 +54,11 @@ def test_a_source_that_is_not_partitioned_by_its_keys_is_refused() -> None:
     """Where another hash has dealt out the keys, counts per key would be wrong without any error."""
     with Scene(1, "keyed", CALM, shifted=True) as scene, pytest.raises(Failed, match="murmur2"):
         scene.run()
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_at_least_once_loses_nothing(first: int) -> None:
+    """Every result is there, some of them more than once; state counts each record once, so all of them are right."""
+    for seed in range(first, first + 10):
+        with Scene(seed, "keyed", guarantee="at_least_once") as scene:
+            scene.run()

@@ -82,10 +82,10 @@ class Hosted:
         self._open = _Open()
         self._incarnation = 0
         self._said: dict[str, Said] = {}
-        self._committer = house.committer(transactional_id(house.plan.app, task))
         self._inputs = {inlet.topic: TopicPartition(inlet.topic, task.number) for inlet in stage.inlets}
         self._landings = {inlet.topic for inlet in stage.inlets if inlet.source is None}
         self._changelog = TopicPartition(house.plan.changelog(stage), task.number)
+        self._committer = house.committer(transactional_id(house.plan.app, task), self._changelog)
         self._news = asyncio.Event()
         self._closing = False
         self._broken: Code | int | None = None
@@ -251,6 +251,8 @@ class Hosted:
         while not self._closing:
             self._news.clear()
             worked = await self._step()
+            if worked and self._committer.eager:
+                await self._append()
             now = loop.time()
             if self._due(now):
                 await self._commit()
@@ -359,6 +361,11 @@ class Hosted:
             open_.add(topic, self._partition(one.route, count), Outgoing(key, value, now))
 
     # committing
+
+    async def _append(self) -> None:
+        """Write what there is without waiting for the commit; what fails begins anew, and is written again."""
+        records, self._open.records = self._open.records, {}
+        await self._committer.append(records)
 
     @property
     def _pending(self) -> bool:

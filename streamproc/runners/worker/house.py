@@ -10,7 +10,7 @@ from streamproc.core.errors import StateError
 from streamproc.core.plan import Plan
 from streamproc.core.state import MemoryStore
 from streamproc.ports import Observer, Packing
-from streamproc.ports.broker import Broker
+from streamproc.ports.broker import Broker, TopicPartition
 from streamproc.runners.bench import Codecs
 from streamproc.runners.worker.changelog import Changelog
 from streamproc.runners.worker.fetching import Fetcher
@@ -56,7 +56,7 @@ class House:
     stopwatch: Callable[[], float]
     counts: Mapping[str, int]
     group: str
-    committer: Callable[[str], Committer]
+    committer: Callable[[str, TopicPartition], Committer]
     pace: Callable[[], Pace]
     crash: Callable[[str], None]
 

@@ -40,8 +40,6 @@ NOT_READY = frozenset(
     }
 )
 """Refusals that pass by themselves: nothing has happened, and the same request may be made again."""
-BETWEEN = frozenset({Code.ILLEGAL_GENERATION, Code.REBALANCE_IN_PROGRESS})
-"""Refusals of a member's offsets while the group goes from one generation to the next, which it soon knows."""
 FENCED = frozenset(
     {
         Code.INVALID_PRODUCER_EPOCH,
@@ -113,10 +111,19 @@ class Committed(NamedTuple):
 
 
 class Committer(Protocol):
-    """How one task makes its work durable.  After an error other than of `open` it must be opened again."""
+    """How one task makes its work durable.  After an error other than of `open` it must be opened again.
+
+    An `eager` one is given results by `append` as soon as there are any, before the commit that covers them.
+    """
+
+    eager: bool
 
     async def open(self) -> None:
         """From here on nobody else can write as this task, and nothing of the last owner is open."""
+        ...
+
+    async def append(self, records: Mapping[TopicPartition, Sequence[Outgoing]]) -> None:
+        """Write results that may be written again.  Raises as `commit` does."""
         ...
 
     async def commit(
@@ -139,6 +146,7 @@ class Transactions:
     group: str
     lasting: float
     crash: Callable[[str], None]
+    eager: bool = False
     _writer: Writer | None = None
     _sequences: dict[TopicPartition, int] = field(default_factory=dict)
 
@@ -147,6 +155,10 @@ class Transactions:
         writer = await patient(lambda: self.broker.init_producer(self.transactional_id, int(self.lasting * 1000)))
         self._sequences = {}
         self._writer = writer
+
+    async def append(self, records: Mapping[TopicPartition, Sequence[Outgoing]]) -> None:
+        """Nothing leaves before its transaction does."""
+        raise NotImplementedError(f"{len(records)} partitions outside of a transaction")
 
     async def commit(
         self, records: Mapping[TopicPartition, Sequence[Outgoing]], offsets: Mapping[TopicPartition, int]
@@ -182,39 +194,34 @@ class Transactions:
 
 @dataclass(slots=True)
 class Appends:
-    """Writes without transactions: at least once.  Offsets are committed when all records are there.
+    """Results at least once: they are written at once, and state and offsets follow in a transaction of their own.
 
-    A group takes offsets from its members only: `identity` gives the generation and the id of this one.
+    So state is counted once, whatever dies; results that were written may be written again.
     """
 
     broker: Broker
-    group: str
-    lasting: float
-    identity: Callable[[], tuple[int, str]]
-    crash: Callable[[str], None]
+    changelog: TopicPartition
+    transactions: Transactions
+    eager: bool = True
 
     async def open(self) -> None:
-        """Nothing keeps another owner from writing: that is what at least once means."""
+        await self.transactions.open()
+
+    async def append(self, records: Mapping[TopicPartition, Sequence[Outgoing]]) -> None:
+        with _told_apart():
+            async with asyncio.timeout(self.transactions.lasting):
+                for batches in in_batches(records, {}):
+                    await self.broker.produce(NOBODY, batches)
 
     async def commit(
         self, records: Mapping[TopicPartition, Sequence[Outgoing]], offsets: Mapping[TopicPartition, int]
     ) -> Committed:
-        with _told_apart():
-            async with asyncio.timeout(self.lasting):
-                first_offsets: dict[TopicPartition, int] = {}
-                for batches in in_batches(records, {}):
-                    for partition, offset in (await self.broker.produce(NOBODY, batches)).items():
-                        first_offsets.setdefault(partition, offset)
-                self.crash("after_produce")
-                if offsets:
-                    await _ready(
-                        lambda: self.broker.offset_commit(self.group, offsets, *self.identity()), NOT_READY | BETWEEN
-                    )
-                self.crash("after_offsets")
-        return Committed(first_offsets)
+        own = {place: rows for place, rows in records.items() if place == self.changelog}
+        await self.append({place: rows for place, rows in records.items() if place != self.changelog})
+        return await self.transactions.commit(own, offsets)
 
     def discard(self) -> None:
-        """Nothing can be taken back."""
+        self.transactions.discard()
 
 
 class _told_apart:  # noqa: N801 - a context manager reads as a verb
@@ -269,14 +276,14 @@ PASSING = NOT_READY | {
 """Refusals of a question that pass by themselves."""
 
 
-async def _ready(call: Callable[[], Awaitable[T]], passing: frozenset[Code] = NOT_READY) -> T:
+async def _ready(call: Callable[[], Awaitable[T]]) -> T:
     """Make a request of a transaction until the broker is ready for it; what may have arrived is not repeated."""
     pause = FIRST_PAUSE
     while True:
         try:
             return await call()
         except Refused as refused:
-            if refused.code not in passing:
+            if refused.code not in NOT_READY:
                 raise
         except Unsent:
             pass

@@ -187,10 +187,11 @@ class Worker:
         settings = self._settings
         group = settings.group.group
 
-        def committer(transactional_id: str) -> Committer:
+        def committer(transactional_id: str, changelog: TopicPartition) -> Committer:
+            transactions = Transactions(self._broker, transactional_id, group, settings.lasting, self._crash)
             if settings.guarantee == "exactly_once":
-                return Transactions(self._broker, transactional_id, group, settings.lasting, self._crash)
-            return Appends(self._broker, group, settings.lasting, self._identity, self._crash)
+                return transactions
+            return Appends(self._broker, changelog, transactions)
 
         return House(
             plan,
@@ -208,9 +209,6 @@ class Worker:
             self._pace,
             self._crash,
         )
-
-    def _identity(self) -> tuple[int, str]:
-        return self._member.generation, self._member.id
 
     def _pace(self) -> Pace:
         tick = max(self._settings.tick, len(self._hosted) / COMMITS)
