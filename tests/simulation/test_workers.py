@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from streamproc.ports.broker import TopicPartition
+from streamproc.ports.broker import BrokerError, TopicPartition
+from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.world import CALM, ROUGH, Failed, Faults
 from tests.simulation import jobs
 from tests.simulation.workers import Scene, played
@@ -61,4 +64,19 @@ def test_at_least_once_loses_nothing(first: int) -> None:
     """Every result is there, some of them more than once; state counts each record once, so all of them are right."""
     for seed in range(first, first + 10):
         with Scene(seed, "keyed", guarantee="at_least_once") as scene:
+            scene.run()
+
+
+def test_two_who_write_as_one_task_do_not_fight_for_ever() -> None:
+    """Who is fenced again and again, although the group says that the task is his, says so and stops."""
+
+    async def intruder(broker: SimBroker, _: str) -> None:
+        while True:
+            await asyncio.sleep(1.5)
+            with suppress(BrokerError):
+                await broker.init_producer("t-keyed-t_events-0", 10_000)
+
+    with Scene(1, "keyed", replace(CALM, heal=60.0)) as scene:
+        scene.world.start("intruder", intruder)
+        with pytest.raises(Failed, match="another process writes under"):
             scene.run()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from streamproc.core.batch import END
-from streamproc.core.errors import StreamprocError
+from streamproc.core.errors import ConfigError, StreamprocError
 from streamproc.core.plan import Plan
 from streamproc.ports import Observer, Packing, Serde
 from streamproc.ports.broker import Broker, BrokerError, Code, Described, Membership, TopicPartition
@@ -36,6 +36,8 @@ STAND, ASK, RECOUNT = 1.0, 15.0, 5.0
 """Seconds between two reports of where partitions stand, questions for their ends, and counts of what is held."""
 COMMITS = 100
 """Most commits a second of one worker: its processor and the broker's are spent on them otherwise."""
+DUEL, DUEL_SECONDS = 5, 60.0
+"""Fencings of one task in so many seconds that cannot be the work of a zombie."""
 KEPT_TASKS, KEPT_SECONDS = 16, 600.0
 """Tasks whose state is kept after they have gone, and for how long: many come back soon."""
 
@@ -106,6 +108,7 @@ class Worker:
         self._stuck: dict[TopicPartition, tuple[int, float]] = {}
         self._healed: set[TopicPartition] = set()
         self._counted_at = -RECOUNT
+        self._fencings: dict[TaskId, list[float]] = {}
         self._stopping = asyncio.Event()
         self._fatal: BaseException | None = None
         self._late = False
@@ -304,11 +307,27 @@ class Worker:
         except Lost as lost:
             self._observer.happened(Failure("fenced", f"task {hosted.name}: {lost}"))
             if self._hosted.get(hosted.task) is hosted:
+                self._note_fencing(hosted, lost)
                 self._drop(hosted.task)
                 self._member.fenced(hosted.task)
                 self._tell("lost", [hosted.name])
         except Exception as error:  # noqa: BLE001 - it is raised again when the others have come to their end
             self._fail(error)
+
+    def _note_fencing(self, hosted: Hosted, lost: Lost) -> None:
+        """A task may be fenced now and then; again and again, although the group says it is ours, is a duel."""
+        now = asyncio.get_running_loop().time()
+        recent = [at for at in self._fencings.get(hosted.task, ()) if now - at < DUEL_SECONDS]
+        self._fencings[hosted.task] = [*recent, now]
+        if len(recent) + 1 >= DUEL:
+            self._fail(
+                ConfigError(
+                    f"task {hosted.name} was fenced {DUEL} times within {DUEL_SECONDS:g} s, although group "
+                    f"{self._settings.group.group!r} gives it to this worker ({lost}): another process writes under "
+                    "its transactional id, perhaps one with the same app name in another group; or commits take "
+                    "longer than transaction.timeout"
+                )
+            )
 
     def _drop(self, task: TaskId) -> None:
         self._hosted.pop(task, None)
