@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from streamproc.ports.broker import BrokerError, TopicPartition
+from streamproc.ports.broker import Appending, BrokerError, Outgoing, TopicPartition
 from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.world import CALM, ROUGH, Failed, Faults
 from tests.simulation import jobs
@@ -79,4 +79,20 @@ def test_two_who_write_as_one_task_do_not_fight_for_ever() -> None:
     with Scene(1, "keyed", replace(CALM, heal=60.0)) as scene:
         scene.world.start("intruder", intruder)
         with pytest.raises(Failed, match="another process writes under"):
+            scene.run()
+
+
+def test_a_partition_that_does_not_move_ends_the_worker() -> None:
+    """Behind a transaction that somebody never ends nothing can be read: the worker says so, and does not hang."""
+    place = TopicPartition("t-events", 0)
+
+    async def intruder(broker: SimBroker, _: str) -> None:
+        writer = await broker.init_producer("somebody", 900_000)
+        await broker.add_partitions(writer, [place])
+        await broker.produce(writer, [Appending(*place, 0, [Outgoing(b"u1", b"{}", 1)])])
+        await asyncio.Event().wait()
+
+    with Scene(1, "keyed", CALM) as scene:
+        scene.world.start("intruder", intruder)
+        with pytest.raises(Failed, match=r"topic 't-events' partition 0 has not moved from offset \d+ for 1[89]\d s"):
             scene.run()
