@@ -32,7 +32,7 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 from aiokafka.partitioner import murmur2
 
 from streamproc.cli import main
@@ -371,7 +371,10 @@ class Scene:
     async def committed(self) -> dict[TopicPartition, int]:
         """The offsets of the group."""
         async with self.admin() as admin:
-            found = await admin.list_consumer_group_offsets(self.app)
+            try:
+                found = await admin.list_consumer_group_offsets(self.app)
+            except GroupCoordinatorNotAvailableError:  # nobody has ever committed anything on this broker
+                return {}
             return {place: meta.offset for place, meta in found.items()}
 
     # workers
