@@ -233,10 +233,10 @@ class Fetcher:
                     shelf.wake()
             case Code.CORRUPT_MESSAGE | Code.OFFSET_OUT_OF_RANGE | Code.TOPIC_AUTHORIZATION_FAILED:
                 self._refused(shelf, fetched.code, fetched.why)
-            case _:  # a leader that is one no longer, or not yet
+            case _:  # a leader that is one no longer, or not yet; asked at once, it would be named again
                 shelf.node = -1
                 shelf.answered_at = None
-                self._unled.set()
+                asyncio.get_running_loop().call_later(PAUSE, self._unled.set)
 
     def _refused(self, shelf: _Shelf, code: int, why: str = "") -> None:
         """Count a refusal; one that comes again and again is final."""

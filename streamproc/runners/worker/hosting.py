@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from streamproc.core.batch import Crossing, DeadLetter, Emit, Headers, Said, Step
@@ -93,7 +93,7 @@ class Hosted:
             inlet.topic for inlet in stage.inlets if inlet.source is not None and inlet.source.key is not None
         }
         self._trimmed_at = asyncio.get_running_loop().time()
-        self._partition = lru_cache(maxsize=100_000)(partition_of)
+        self._partition = house.partition
         self._due_at = 0.0
         self._open_since = 0.0
         self._behind = False

@@ -41,8 +41,9 @@ class Pace:
 class House:
     """What all tasks of a worker share.
 
-    `counts` is the number of partitions of every topic that is read or written; `crash` is told each step of a commit
-    (a test may end the process there); `committer` makes the way a task commits.
+    `partition` deals out keys, and remembers those it has seen; `counts` is the number of partitions of every topic that
+    is read or written; `crash` is told each step of a commit (a test may end the process there); `committer` makes the
+    way a task commits.
     """
 
     plan: Plan
@@ -54,6 +55,7 @@ class House:
     compute: Compute
     clock: Callable[[], float]
     stopwatch: Callable[[], float]
+    partition: Callable[[bytes, int], int]
     counts: Mapping[str, int]
     group: str
     committer: Callable[[str, TopicPartition], Committer]

@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
+from streamproc.core import partition as partitioner
 from streamproc.core.batch import END
 from streamproc.core.errors import ConfigError, StreamprocError
 from streamproc.core.plan import Plan
@@ -38,6 +40,8 @@ COMMITS = 100
 """Most commits a second of one worker: its processor and the broker's are spent on them otherwise."""
 DUEL, DUEL_SECONDS = 5, 60.0
 """Fencings of one task in so many seconds that cannot be the work of a zombie."""
+KEYS = 100_000
+"""Keys whose partition is remembered: to hash one takes as long as to fold several records."""
 KEPT_TASKS, KEPT_SECONDS = 16, 600.0
 """Tasks whose state is kept after they have gone, and for how long: many come back soon."""
 
@@ -206,6 +210,7 @@ class Worker:
             self._compute,
             self._clock,
             self._stopwatch,
+            lru_cache(maxsize=KEYS)(partitioner.partition),
             counts,
             group,
             committer,
