@@ -41,9 +41,9 @@ class Pace:
 class House:
     """What all tasks of a worker share.
 
-    `partition` deals out keys, and remembers those it has seen; `counts` is the number of partitions of every topic that
-    is read or written; `crash` is told each step of a commit (a test may end the process there); `committer` makes the
-    way a task commits.
+    `partition` deals out keys, and remembers those it has seen; `counts` is the number of partitions of every topic
+    that is read or written; `crash` is told each step of a commit (a test may end the process there); `committer` makes
+    the way a task commits.
     """
 
     plan: Plan
