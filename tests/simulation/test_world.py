@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import re
 from contextlib import suppress
 
@@ -232,3 +233,20 @@ def test_a_feed_over_time_is_a_matter_of_the_world() -> None:
             world.at(second + 0.5, world.cluster.append, "in", 0, [Outgoing(None, b"%d" % second, 0)])
         world.run(lambda: len(world.output("in")[0]) == 3)
         assert world.loop.time() == 3
+
+
+def test_a_world_ends_though_somebody_always_asks_for_something() -> None:
+    """What must have arrived is what is late; a heartbeat on every second is not."""
+
+    async def beat(broker: SimBroker, _: str) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(math.ceil(loop.time() + 0.5) - loop.time() - 0.0001)
+            await broker.metadata(["in"])
+
+    with World(1, Faults(heal=5.0)) as world:
+        world.cluster.create_topic("in")
+        world.start("a", beat)
+        world.run(lambda: world.loop.time() > 4)
+        assert world.network.under_way == 1
+        assert world.loop.time() < 10

@@ -99,6 +99,9 @@ class Message:
 AFTER = 1e-6
 """What keeps its order is so far apart, since of what is due at one time anything may be first."""
 
+LATE = 0.2
+"""A request that takes longer, in s, is late."""
+
 ARRIVES, REQUEST_LOST, ANSWER_LOST, ANSWER_SLOW, MOVED = range(5)
 
 
@@ -125,6 +128,8 @@ class Network:
         self.sent = 0
         self.under_way = 0
         """Requests that have not arrived yet, whether anybody waits for them or not."""
+        self.quiet = 0.0
+        """When the last of those arrives that are late."""
 
     def up(self, nodes: int) -> int:
         """A node that can be reached, for what any of them can answer; the first if none can."""
@@ -189,6 +194,8 @@ class Network:
             message.arrival = connection.arrived = max(connection.arrived + AFTER, loop.time() + delay)
             message.way = loop.call_at(message.arrival, self._arrive, message, context=loop.outside)
             self.under_way += 1
+            if message.arrival > loop.time() + LATE:
+                self.quiet = max(self.quiet, message.arrival)
             if message.arrival >= message.deadline:
                 loop.later(limit, self._unanswered, message)
 
@@ -196,8 +203,10 @@ class Network:
         """Decide on the fate of a message; how much later it arrives."""
         weather, chance = self._weather, self._chance()
         if repeatable and weather.doubled and self._chance() < weather.doubled:
+            delay = self._random.uniform(0.0, 10.0)
             self.under_way += 1
-            self._loop.later(self._random.uniform(0.0, 10.0), self._again, message)
+            self.quiet = max(self.quiet, self._loop.time() + delay)
+            self._loop.later(delay, self._again, message)
         chance -= weather.lost_requests
         if chance < 0:
             message.fate = REQUEST_LOST

@@ -8,8 +8,8 @@
         world.run(lambda: everything_is_done())
 
 Until it heals, processes are killed and come back, freeze, stop and start, and messages fare as the weather is; the
-checks are made every second.  Then nothing goes wrong any more, and within 300 s all must be done, nothing be under way
-and no transaction be open.  What fails tells the seed.
+checks are made every second.  Then nothing goes wrong any more, and within 300 s all must be done, no late message be
+under way and no transaction be open.  What fails tells the seed.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class World:
             self._look()
             if done():
                 self._heal()
-                if not self.network.under_way and not self.open_transactions():
+                if self.loop.time() > self.network.quiet and not self.open_transactions():
                     return
             if self.loop.time() > self.faults.heal + LIVENESS:
                 opened = ", ".join(self.open_transactions()) or "none"
