@@ -168,6 +168,27 @@ async def test_a_broker_that_dies_and_comes_back_loses_nothing(
         await stage.finish()
 
 
+async def test_a_join_that_is_lost_on_its_way_is_made_again_soon(
+    own_kafka: OwnKafka, prefix: str, tmp_path: Path
+) -> None:
+    """Nobody waits for its answer as long as a rebalance may take: a member has missed its session long before."""
+    port = free_port()
+    broker = await asyncio.to_thread(own_kafka, advertised_port=port)
+    scene = Scene(broker.bootstrap, prefix, "keyed", tmp_path, partitions=2, KAFKA__REQUEST_TIMEOUT="2s")
+    async with Proxy(broker.port, port=port) as proxy, scene as stage:
+        first = stage.worker(KAFKA__CLIENT_ID="first")
+        async with stage.sending(plenty(), rate=300):
+            await stage.flowing()
+            lost = proxy.drop(Api.JOIN_GROUP, when=lambda message: message.client_id == "first")
+            second = stage.worker()
+            await lost.happened()
+            stage.fault()
+            await stage.shared(first, second, limit=20)
+            measured(f"F6 a lost JoinGroup: tasks are shared {stage.since_fault:.1f} s after it")
+            await stage.flowing()
+        await stage.finish()
+
+
 # ---------------------------------------------------------------------------------------------------- late requests
 
 

@@ -119,7 +119,7 @@ class KafkaBroker:
     # the group
 
     async def join(self, membership: Membership, member: str, metadata: bytes) -> Joined:
-        what, deadline = f"join group {membership.group!r}", self._deadline_of(membership)
+        what, deadline = f"join group {membership.group!r}", self._deadline_of(membership, known=bool(member))
         # Brokers keep the offsets of a "consumer" group for the topics that its members subscribe to only.
         kind = "consumer" if membership.topics else membership.protocol
         answer = await self._join(membership, kind, member, metadata, deadline)
@@ -144,7 +144,7 @@ class KafkaBroker:
     async def sync(self, membership: Membership, generation: int, member: str, shares: Mapping[str, bytes]) -> bytes:
         given = list(shares.items())
         request = SyncGroupRequest_v3(membership.group, generation, member, membership.instance, given)
-        answer = await self._grouped("join", membership.group, Spoken(request), self._deadline_of(membership))
+        answer = await self._grouped("join", membership.group, Spoken(request), self._deadline_of(membership, known=True))
         self._group_check(answer.error_code, membership.group, f"sync group {membership.group!r}")
         return answer.member_assignment or b""
 
@@ -325,7 +325,14 @@ class KafkaBroker:
     def _deadline(self, more: float = 0.0) -> float:
         return asyncio.get_running_loop().time() + self._timeout + more
 
-    def _deadline_of(self, membership: Membership) -> float:
+    def _deadline_of(self, membership: Membership, *, known: bool) -> float:
+        """Until when to wait for the others of a group.
+
+        A rebalance may take longer.  But a member that has an id may join again at any time, and by then it has missed
+        its session, so that an answer which is lost is not waited for as long as others may take.
+        """
+        if known:
+            return self._deadline(membership.session_timeout / 1000)
         return asyncio.get_running_loop().time() + membership.rebalance_timeout / 1000 + _JOINING
 
 

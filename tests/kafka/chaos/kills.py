@@ -19,7 +19,7 @@ from tests.kafka.runs import KILLED, Scene, measured
 
 RECORDS = int(os.environ.get("STREAMPROC_TEST_RECORDS", "300000"))
 KILLS = int(os.environ.get("STREAMPROC_TEST_KILLS", "200"))
-RATE = int(os.environ.get("STREAMPROC_TEST_RATE", "1000"))
+RATE = int(os.environ.get("STREAMPROC_TEST_RATE", "400"))
 WORKERS = 3
 STEPS = (
     "after_init_pid",
