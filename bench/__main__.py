@@ -19,32 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from bench.records import KINDS
-from bench.workload import Answer, Load, W, Work, written
+from bench.workload import Answer, Load, Taken, W, Work, WrongAnswer, written
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 1024
 """In the unit of `ru_maxrss`."""
-
-
-class WrongAnswer(Exception):
-    """A run did not give what brute force gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What one run took: seconds of the processor and of the clock, peak RSS in MB where it is a whole process.
-
-    `count` is what it went through, where that is not the events of the load.
-    """
-
-    cpu: float
-    wall: float
-    rss: float | None
-    answer: Answer
-    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +72,42 @@ class Subject:
             connection.close()
         return Taken(used.ru_utime + used.ru_stime, wall, used.ru_maxrss / MEGABYTE, answer)
 
+    @property
+    def bound(self) -> bool:
+        """Whether it has no answer but how many events there were."""
+        return self.how in {"decode", "fetch"}
+
     def right(self, folder: Path) -> Answer:
         """The right answer; by another process, for a child's peak memory begins at its parent's."""
-        if self.how in {"decode", "fetch"}:
+        if self.bound:
             return Answer(self.load.events, 0)
         return self._measured(self.load.file(folder), "right").answer
 
 
-def measure(subjects: Sequence[Subject], rounds: int, folder: Path) -> None:
+class Measured(Protocol):
+    """What can be measured in rounds."""
+
+    name: str
+    load: Load
+    work: Work
+    runs: list[Taken]
+
+    @property
+    def bound(self) -> bool: ...
+
+    def right(self, folder: Path) -> Answer: ...
+
+    def run(self, folder: Path) -> Taken: ...
+
+
+def measure(subjects: Sequence[Measured], rounds: int, folder: Path) -> None:
     """Interleaved rounds of all subjects; WrongAnswer if one of them gives one."""
     known: dict[tuple[Load, Work, bool], Answer] = {}
     for turn in range(rounds):
         for subject in subjects:
-            bound = subject.how in {"decode", "fetch"}
-            right = known.get((subject.load, subject.work, bound))
+            right = known.get((subject.load, subject.work, subject.bound))
             if right is None:
-                right = known[subject.load, subject.work, bound] = subject.right(folder)
+                right = known[subject.load, subject.work, subject.bound] = subject.right(folder)
             _show(f"round {turn + 1} of {rounds}: {subject.name}")
             taken = subject.run(folder)
             if taken.answer != right:
@@ -164,7 +166,7 @@ def records(*, quick: bool) -> list[Subject]:
     ]
 
 
-def figures(subjects: Sequence[Subject], base: Subject) -> Iterator[dict[str, Any]]:
+def figures(subjects: Sequence[Measured], base: Measured) -> Iterator[dict[str, Any]]:
     """Medians of each subject; ratios to the base are taken within rounds."""
     for subject in subjects:
         n = subject.runs[0].count or subject.load.events
@@ -203,6 +205,27 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def on_kafka(folder: Path, rounds: int, *, only: str, quick: bool) -> dict[str, list[dict[str, Any]]]:
+    """Everything that needs a broker."""
+    from bench import kafka  # noqa: PLC0415 - it needs aiokafka, and the way of the tests to a broker
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    with kafka.running(folder) as brokers:
+        subjects: list[Measured] = list(kafka.throughput(brokers, quick=quick))
+        subjects.append(Subject("engine: generated loops", "engine", subjects[0].load))
+        title = "Workload W, Kafka to Kafka"
+        if chosen := [subject for subject in subjects if only in subject.name]:
+            measure(chosen, rounds, folder)
+            found[title] = list(figures(chosen, chosen[0]))
+            print(table(title, found[title]))
+        if not only or only in {"take-over", "latency"}:
+            found["Take-over"] = taken = kafka.take_over(brokers, rounds, quick=quick, show=_show)
+            found["Latency"] = live = kafka.latency(brokers, quick=quick, show=_show)
+            _show("")
+            print(kafka.tables(taken, live))
+    return found
+
+
 def machine() -> dict[str, Any]:
     """What it was measured on."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
@@ -222,17 +245,24 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="where the figures go")
     parser.add_argument("--only", metavar="TEXT", default="", help="only what has this in its name")
     parser.add_argument("--rounds", type=int, help="how often each is measured")
+    parser.add_argument("--kafka", action="store_true", help="from Kafka to Kafka instead; needs java, and mvn once")
     asked = parser.parse_args()
-    rounds = asked.rounds or (3 if asked.quick else 5)
+    rounds = asked.rounds or ((1 if asked.quick else 3) if asked.kafka else (3 if asked.quick else 5))
     on = machine()
     print(f"{on['cpu']}, {on['cores']} cores, Python {on['python']}, load {on['load'][0]:.1f}; medians of {rounds}\n")
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        parts = {
-            "Workload W": (comparison(quick=asked.quick), rounds),
-            "Windows, state commits included": (windows(quick=asked.quick), 1 if asked.quick else min(rounds, 3)),
-            "Changelogs in cells, crossings in events": (records(quick=asked.quick), 1 if asked.quick else rounds),
-        }
+        if asked.kafka:
+            found = on_kafka(Path(folder), rounds, only=asked.only, quick=asked.quick)
+        parts: dict[str, tuple[list[Subject], int]] = (
+            {}
+            if asked.kafka
+            else {
+                "Workload W": (comparison(quick=asked.quick), rounds),
+                "Windows, state commits included": (windows(quick=asked.quick), 1 if asked.quick else min(rounds, 3)),
+                "Changelogs in cells, crossings in events": (records(quick=asked.quick), 1 if asked.quick else rounds),
+            }
+        )
         for title, (subjects, turns) in parts.items():
             chosen = [subject for subject in subjects if asked.only in subject.name]
             if not chosen:

@@ -90,18 +90,28 @@ W = Work("tumbling", 10_000)
 """The workload that systems are compared by."""
 
 
-def topology(kind: Kind, size: int, advance: int) -> Topology:
-    """Every function is a lambda, as users write them."""
+def topology(  # noqa: PLR0913 - topics are named by name
+    kind: Kind,
+    size: int,
+    advance: int,
+    *,
+    app: str = "bench",
+    events: str = "events",
+    totals: str = "totals",
+    keyed: bool = False,
+    disorder: int = DISORDER,
+) -> Topology:
+    """Every function is a lambda, as users write them.  `keyed` says that records have their users as keys."""
     windows: dict[Kind, Any] = {
         "tumbling": lambda: Tumbling(f"{size}ms"),
         "hopping": lambda: Hopping(f"{size}ms", advance=f"{advance}ms"),
         "trailing": lambda: Trailing(f"{size}ms"),
     }
-    made = Topology("bench")
+    made = Topology(app)
+    source = made.source(events, Event, key=str if keyed else None, event_time=lambda e: e.ts, disorder=f"{disorder}ms")
+    users = source if keyed else source.key_by(lambda e: e.user)
     (
-        made.source("events", Event, event_time=lambda e: e.ts, disorder=f"{DISORDER}ms")
-        .key_by(lambda e: e.user)
-        .window(windows[kind]())
+        users.window(windows[kind]())
         .agg(
             Count(),
             Sum(of=lambda e: e.amount),
@@ -109,7 +119,7 @@ def topology(kind: Kind, size: int, advance: int) -> Topology:
             Max(of=lambda e: e.amount),
             name="totals",
         )
-        .to("totals")
+        .to(totals)
     )
     return made
 
@@ -119,6 +129,24 @@ class Answer(NamedTuple):
 
     rows: int
     checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one run took: seconds of the processor and of the clock, peak RSS in MB where it is a whole process.
+
+    `count` is what it went through, where that is not the events of the load.
+    """
+
+    cpu: float
+    wall: float
+    rss: float | None
+    answer: Answer
+    count: int | None = None
+
+
+class WrongAnswer(Exception):
+    """A run did not give what brute force gives."""
 
 
 Row: TypeAlias = "tuple[str, int, int, int, float, float, float]"
