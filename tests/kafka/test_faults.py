@@ -71,6 +71,21 @@ async def test_a_worker_killed_at_each_step_of_a_commit_leaves_no_trace(scene: S
         await stage.finish()
 
 
+async def test_at_least_once_may_repeat_results_and_loses_none(scene: SceneOf) -> None:
+    """Each result that is there is right, however often, and none is missing."""
+    async with scene(partitions=3, watched=False, GUARANTEE="at_least_once") as stage:
+        async with stage.sending(plenty(), rate=300):
+            for step in ("after_produce:2", "before_endtxn:3"):
+                worker = stage.worker(CRASH_AT=step, GROUP__INSTANCE_ID="one")
+                assert await worker.ended() == KILLED, f"{step}: {worker.said[-2000:]}"
+            last = stage.worker(GROUP__INSTANCE_ID="one")
+        await stage.until_committed(stage.ends)
+        assert await last.stop() == 0
+        await stage.equal(repeated=True)
+        await stage.nothing_open(time.monotonic())
+        await stage.nothing_kept()
+
+
 async def test_others_take_over_from_a_worker_that_was_killed(scene: SceneOf) -> None:
     """They have its tasks when the group has missed it for the session timeout."""
     async with scene() as stage:
