@@ -38,7 +38,6 @@ ENGINE = tuple(f"streamproc.core.{room}" for room in ("fuse", "joins", "operator
 LIBRARIES = {
     "logs": {"orjson", "structlog"},  # the line, and its bytes
     "http": {"aiohttp", "prometheus_client"},  # /metrics is one of its pages
-    "kafka": {"aiokafka", "crc32c"},  # the second is an optional speed-up of the first
 }
 """Adapters with more than one library, and which.  Any other adapter has one of its choice."""
 

@@ -144,7 +144,8 @@ class KafkaBroker:
     async def sync(self, membership: Membership, generation: int, member: str, shares: Mapping[str, bytes]) -> bytes:
         given = list(shares.items())
         request = SyncGroupRequest_v3(membership.group, generation, member, membership.instance, given)
-        answer = await self._grouped("join", membership.group, Spoken(request), self._deadline_of(membership, known=True))
+        deadline = self._deadline_of(membership, known=True)
+        answer = await self._grouped("join", membership.group, Spoken(request), deadline)
         self._group_check(answer.error_code, membership.group, f"sync group {membership.group!r}")
         return answer.member_assignment or b""
 

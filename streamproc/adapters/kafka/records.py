@@ -44,7 +44,7 @@ def codec_of(compression: Compression) -> int:
     if compression not in CODECS:
         raise ValueError(f"compression {compression!r}: one of {', '.join(CODECS)}")
     if CODECS[compression] > CODECS["gzip"] and codec.cramjam is None:
-        raise ValueError(f"compression {compression!r} needs a library: pip install cramjam")
+        raise ValueError(f'compression {compression!r} needs a library: pip install "streamproc[codecs]"')
     return CODECS[compression]
 
 
@@ -190,7 +190,7 @@ def inflate(raw: memoryview, compression: int, limit: int) -> bytes | bytearray 
         return _gunzip(raw, limit)
     if (cramjam := codec.cramjam) is None:
         name = next((name for name, number in CODECS.items() if number == compression), str(compression))
-        raise _Corrupt(f"it is compressed with {name}, which needs a library: pip install cramjam")
+        raise _Corrupt(f'it is compressed with {name}, which needs a library: pip install "streamproc[codecs]"')
     try:
         match compression:
             case 2:
