@@ -85,6 +85,8 @@ def load(seed: int, count: int, *, users: int, shops: int = 40, step: int = 10) 
     return messages
 
 
+SIGN = json.dumps({"ts": BEGIN - 600_000, "user": "nobody", "shop": "nowhere", "n": 7}).encode()
+"""An event that is filtered out and moves nothing, but shows that its producer lives."""
 LAST = json.dumps({"ts": BEGIN + 1_800_000, "user": "nobody", "shop": "nowhere", "n": 7}).encode()
 """The event that closes everything; no clock of a simulated world goes so wrong that it lies in the future."""
 

@@ -63,9 +63,9 @@ PLANTED = (
         (
             Edit(
                 HOSTING,
-                "        done = await self._send(open_.records, offsets)\n",
+                "        done = await self._send(outbox.records, offsets)\n",
                 '        bench.committed(changes, position["task"])\n'
-                "        done = await self._send(open_.records, offsets)\n",
+                "        done = await self._send(outbox.records, offsets)\n",
             ),
         ),
         "an aborted transaction leaves its state behind",
@@ -185,9 +185,14 @@ PLANTED = (
         "keyed",
         (
             Edit(
+                HOSTING,
+                '        self.state = "restoring"\n',
+                '        self.state = "restoring"\n        await asyncio.sleep(8.0)\n',  # which alone does no harm
+            ),
+            Edit(
                 MEMBERSHIP,
                 "        self._settle(claim, decode_share(share))\n",
-                "        self._settle(claim, decode_share(share))\n        await asyncio.sleep(self._session * 1.2)\n",
+                "        self._settle(claim, decode_share(share))\n        await asyncio.sleep(8.0)\n",
             ),
         ),
         "a restore longer than the session loses the membership, and begins again",
@@ -202,7 +207,7 @@ PLANTED = (
                 "                except Undone as undone:\n                    self._undo(undone)\n"
                 "                except Lost:\n"
                 "                    self._let_go()\n"
-                "                    self._bench, self._open = None, _Open()\n",
+                "                    self._bench, self._outbox = None, self._emptied()\n",
             ),
         ),
         "two owners fence each other in turns",
@@ -240,9 +245,9 @@ PLANTED = (
         "rekeyed",
         (
             Edit(
-                HOSTING,
-                "                open_.add(topic, number, Outgoing(None, value, now))\n",
-                "                rows = open_.records.setdefault(TopicPartition(topic, number), [])\n"
+                "runners/worker/outbox.py",
+                "                self.add(topic, number, Outgoing(None, value, now))\n",
+                "                rows = self.records.setdefault(TopicPartition(topic, number), [])\n"
                 "                rows.insert(0, Outgoing(None, value, now))\n",
             ),
         ),

@@ -146,7 +146,11 @@ class Scene:
             if number in self._silent:
                 continue
             last = Outgoing(None, jobs.LAST, 1)
-            self.world.at(span + 12.0, self.world.cluster.append, "t-events", number, [last])
+            stays = 40.0 if self._silent else 12.0  # till then the others give signs of life, and nothing else
+            for n in range(8 if self._silent else 0):
+                sign = Outgoing(None, jobs.SIGN, 1)
+                self.world.at(span + 5.0 * n, self.world.cluster.append, "t-events", number, [sign])
+            self.world.at(span + stays, self.world.cluster.append, "t-events", number, [last])
             start = 0
             while start < len(rows):
                 stop = start + self._chance.randrange(1, 30)

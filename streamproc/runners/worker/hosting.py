@@ -11,13 +11,12 @@ task works: batch after batch into its overlay, and now and then one transaction
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from streamproc.core.batch import Crossing, DeadLetter, Emit, Headers, Said, Step
+from streamproc.core.batch import Said, Step
 from streamproc.core.errors import StreamprocError
 from streamproc.core.partition import partition as partition_of
 from streamproc.core.plan import Stage
@@ -26,41 +25,13 @@ from streamproc.ports.broker import BrokerError, Code, Fetched, Outgoing, Refuse
 from streamproc.ports.worker import Changelog as ChangelogGrew
 from streamproc.ports.worker import Restored, Standing, Uncommitted
 from streamproc.runners.bench import Bench
-from streamproc.runners.engine import dead_letter_headers
 from streamproc.runners.worker import crossing
 from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.changelog import Draft
 from streamproc.runners.worker.house import House, Incompatible, Kept
+from streamproc.runners.worker.outbox import STAMP, Outbox
 from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable
 from streamproc.runners.worker.takeover import TakeOver, layout
-
-STAMP = "streamproc.timestamp"
-"""Header with the true timestamp of a record whose own Kafka cannot carry (S4)."""
-
-MANY_BYTES, MANY_ROWS = 16_777_216, 100_000
-"""A transaction is closed early when it holds so much."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """What has come of the steps since the last commit."""
-
-    records: dict[TopicPartition, list[Outgoing]] = field(default_factory=dict)
-    emits: dict[tuple[str, int], list[Emit]] = field(default_factory=dict)
-    dead: list[DeadLetter] = field(default_factory=list)
-    steps: list[tuple[Step, int]] = field(default_factory=list)
-    rows: int = 0
-    size: int = 0
-    moved: bool = False
-
-    def add(self, topic: str, number: int, row: Outgoing) -> None:
-        self.records.setdefault(TopicPartition(topic, number), []).append(row)
-        self.rows += 1
-        self.size += len(row.value or b"")
-
-    @property
-    def full(self) -> bool:
-        return self.rows >= MANY_ROWS or self.size >= MANY_BYTES
 
 
 class Hosted:
@@ -79,8 +50,7 @@ class Hosted:
         self._kept = kept
         self._phase = offset
         self._bench: Bench | None = None
-        self._open = _Open()
-        self._incarnation = 0
+        self._outbox = Outbox(house, task.number, 0)
         self._said: dict[str, Said] = {}
         self._inputs = {inlet.topic: TopicPartition(inlet.topic, task.number) for inlet in stage.inlets}
         self._landings = {inlet.topic for inlet in stage.inlets if inlet.source is None}
@@ -199,7 +169,7 @@ class Hosted:
             self._broken = undone.why.code
         self._let_go()
         self._bench = None
-        self._open = _Open()
+        self._outbox = self._emptied()
 
     async def _abandon(self) -> None:
         """End what is still open at the broker: readers would wait for it until it times out."""
@@ -227,13 +197,13 @@ class Hosted:
         self._kept = await taking.restore(kept)
         position = self._kept.position
         starts = await taking.starts(position)
-        self._incarnation = (position["incarnation"] if position is not None else 0) + 1
+        incarnation = (position["incarnation"] if position is not None else 0) + 1
         store, settled = self._kept.store, position["task"] if position is not None else None
         self._bench = await house.compute(
             lambda: Bench(house.plan, self.stage, self.task.number, house.codecs, store, settled, stored=True)
         )
         self._said = {}
-        self._open = _Open(moved=starts != taking.committed)
+        self._outbox = Outbox(house, self.task.number, incarnation, moved=starts != taking.committed)
         for topic, partition in self._inputs.items():
             self._bench.begin(topic, starts[topic])
             house.fetcher.add(partition, starts[topic], self._news.set)
@@ -333,50 +303,32 @@ class Hosted:
         steps = []
         started = self._house.stopwatch()
         while (step := bench.work()) is not None:
-            self._gather(step, now)
+            self._outbox.take(step, now)
             finished = self._house.stopwatch()
             steps.append((step, finished - started))
             started = finished
         return steps
 
-    def _gather(self, step: Step, now: int) -> None:
-        """Note what a step has caused, as records of the topics they go to."""
-        open_, counts = self._open, self._house.counts
-        open_.moved = True
-        for topic, rows in step.emits.items():
-            count = counts[topic]
-            for emit in rows:
-                number = self.task.number % count if emit.route is None else self._partition(emit.route, count)
-                open_.emits.setdefault((topic, number), []).append(emit)
-                open_.add(topic, number, outgoing(emit.key, emit.value, emit.at, emit.headers))
-        for topic, crossed in step.crossings.items():
-            self._cross(topic, crossed, now)
-        open_.dead += step.dead
-
-    def _cross(self, topic: str, crossed: Sequence[Crossing], now: int) -> None:
-        """Note records for a repartition topic; their partitions follow from their new keys."""
-        open_, count = self._open, self._house.counts[topic]
-        rows = crossing.encode(crossed, self.task.number, self._incarnation, self._house.packing)
-        for one, (key, value) in zip(crossed, rows, strict=True):
-            open_.add(topic, self._partition(one.route, count), Outgoing(key, value, now))
-
     # committing
+
+    def _emptied(self) -> Outbox:
+        return Outbox(self._house, self.task.number, self._outbox.incarnation)
 
     async def _append(self) -> None:
         """Write what there is without waiting for the commit; what fails begins anew, and is written again."""
-        records, self._open.records = self._open.records, {}
+        records, self._outbox.records = self._outbox.records, {}
         await self._committer.append(records)
 
     @property
     def _pending(self) -> bool:
-        return self._open.moved or bool(self._open.records)
+        return self._outbox.moved or bool(self._outbox.records)
 
     def _due(self, now: float) -> bool:
         if not self._pending:
             self._open_since = now
             return False
         pace = self._house.pace()
-        if self._open.full or now - self._open_since >= pace.lasting / 3:
+        if self._outbox.full or now - self._open_since >= pace.lasting / 3:
             return True
         due = self._open_since + pace.stretched if self._behind else self._due_at
         return now >= due
@@ -387,16 +339,16 @@ class Hosted:
         assert bench is not None
         assert kept is not None
         started = asyncio.get_running_loop().time()
-        open_ = self._open
+        outbox = self._outbox
         now = int(house.clock() * 1000)
-        self._add_dead_letters(open_, now)
-        said = self._add_marks(open_, bench, now)
+        said = {topic: said for topic, said in bench.said().items() if said != self._said.get(topic)}
+        outbox.mark(said, now)
         changes, position, draft = await house.compute(lambda: self._draft(bench, kept))
-        open_.records[self._changelog] = [Outgoing(key, value, now) for key, value in draft.records]
+        outbox.records[self._changelog] = [Outgoing(key, value, now) for key, value in draft.records]
         offsets = {partition: position["offsets"][topic] for topic, partition in self._inputs.items()}
-        done = await self._send(open_.records, offsets)
+        done = await self._send(outbox.records, offsets)
         house.crash("before_fold")
-        bench.committed(changes, position["task"])
+        await house.compute(partial(bench.committed, changes, position["task"]))
         kept.changelog.committed(draft)
         kept.position = position
         first = done.first_offsets.get(self._changelog, -1)
@@ -404,7 +356,7 @@ class Hosted:
             kept.restored_to = first + len(draft.records)
         self._said |= said
         self._broken = None
-        self._open = _Open()
+        self._outbox = self._emptied()
         finished = asyncio.get_running_loop().time()
         pace = house.pace()
         self._due_at = max(self._due_at + pace.tick, finished + min(pace.tick, finished - started))
@@ -412,8 +364,8 @@ class Hosted:
         if self._landings and finished - self._trimmed_at >= TRIM:
             self._trimmed_at = finished
             await self._trim(position["offsets"])
-        commit = Commit(emits=open_.emits, changes={self.name: changes}, positions={self.name: position})
-        house.observer.committed(commit, open_.dead, finished - started)
+        commit = Commit(emits=outbox.emits, changes={self.name: changes}, positions={self.name: position})
+        house.observer.committed(commit, outbox.dead, finished - started)
         size = sum(len(record.key) + len(record.value or b"") for record in draft.records)
         house.observer.happened(ChangelogGrew(self.name, len(draft.records), size))
 
@@ -445,29 +397,11 @@ class Hosted:
         position = {
             "task": task,
             "offsets": {topic: bench.offset(topic) for topic in self._inputs},
-            "incarnation": self._incarnation,
+            "incarnation": self._outbox.incarnation,
             "layout": layout(self.stage),
             "plan": self._house.plan.hash,
         }
         return changes, position, kept.changelog.records(changes, position, kept.store)
-
-    def _add_dead_letters(self, open_: _Open, now: int) -> None:
-        for letter in open_.dead:
-            number = max(0, letter.partition) % self._house.counts[letter.topic]
-            headers = dead_letter_headers(letter, self._house.plan.hash)
-            open_.emits.setdefault((letter.topic, number), []).append(
-                Emit(letter.key, letter.value, now, headers, letter.key)
-            )
-            open_.add(letter.topic, number, outgoing(letter.key, letter.value, now, headers))
-
-    def _add_marks(self, open_: _Open, bench: Bench, now: int) -> dict[str, Said]:
-        """How far this task is, for everyone who reads what it sends across: behind what it has sent (S46)."""
-        news = {topic: said for topic, said in bench.said().items() if said != self._said.get(topic)}
-        for topic, said in news.items():
-            value = crossing.mark(said, self.task.number, self._incarnation, self._house.packing)
-            for number in range(self._house.counts[topic]):
-                open_.add(topic, number, Outgoing(None, value, now))
-        return news
 
 
 SAMPLE = 32
@@ -501,11 +435,3 @@ def as_run(fetched: Fetched) -> Run:
         fetched.next_offset,
         appended=fetched.appended,
     )
-
-
-def outgoing(key: bytes | None, value: bytes | None, at: int, headers: Headers) -> Outgoing:
-    """A record as it is sent; a time that Kafka cannot carry goes into a header (S4)."""
-    if at >= 0:
-        return Outgoing(key, value, at, headers)
-    kept = tuple(header for header in headers if header[0] != STAMP)
-    return Outgoing(key, value, 0, (*kept, (STAMP, str(at).encode())))

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from streamproc.core import partition as partitioner
-from streamproc.core.batch import END
-from streamproc.core.errors import ConfigError, StreamprocError
+from streamproc.core.errors import ConfigError
 from streamproc.core.plan import Plan
 from streamproc.ports import Observer, Packing, Serde
 from streamproc.ports.broker import Broker, BrokerError, Code, Described, Membership, TopicPartition
-from streamproc.ports.worker import Failure, Ownership, Pulse, Reachability, Rebalanced, Standing
+from streamproc.ports.worker import Failure, Ownership, Pulse, Reachability
 from streamproc.runners.bench import codecs_of
 from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.fetching import Fetcher
@@ -31,11 +30,8 @@ from streamproc.runners.worker.hosting import Hosted
 from streamproc.runners.worker.house import Compute, House, Incompatible, Kept, Pace
 from streamproc.runners.worker.membership import GroupMember
 from streamproc.runners.worker.producing import Appends, Committer, Forbidden, Lost, Transactions, patient
+from streamproc.runners.worker.watching import Watch
 
-TICK = 0.1
-"""Seconds between two ticks by which the event loop shows that it runs."""
-STAND, ASK, RECOUNT = 1.0, 15.0, 5.0
-"""Seconds between two reports of where partitions stand, questions for their ends, and counts of what is held."""
 COMMITS = 100
 """Most commits a second of one worker: its processor and the broker's are spent on them otherwise."""
 DUEL, DUEL_SECONDS = 5, 60.0
@@ -62,10 +58,6 @@ class Settings:
     heartbeat: float = 0.5
     stall_after: float = 60.0
     largest: int = 1_000_000
-
-
-class Stalled(StreamprocError):
-    """A partition has records and does not move, although reading it was begun anew."""
 
 
 class Worker:
@@ -104,21 +96,32 @@ class Worker:
         self._tell_log = tell
         self._settings = settings
         self._crash = crash
-        self._fetcher = Fetcher(broker, polled=self._polled, failed=observer.happened)
         self._hosted: dict[TaskId, Hosted] = {}
         self._runs: dict[TaskId, asyncio.Task[None]] = {}
         self._kept: dict[TaskId, tuple[Kept, float]] = {}
-        self._ends: dict[TopicPartition, int] = {}
-        self._stuck: dict[TopicPartition, tuple[int, float]] = {}
-        self._healed: set[TopicPartition] = set()
-        self._counted_at = -RECOUNT
         self._fencings: dict[TaskId, list[float]] = {}
         self._stopping = asyncio.Event()
         self._fatal: BaseException | None = None
         self._late = False
-        self._unsettled_since: float | None = None
-        now = clock()
-        self.pulse = Pulse("starting", now, now, ticked_at=now, polled_at=now, reachable=True, reachable_since=now)
+        self._watch = Watch(
+            self._hosted,
+            broker=broker,
+            observer=observer,
+            compute=compute,
+            clock=clock,
+            refresh=self._refresh,
+            unsettled_since=lambda: self._member.rebalancing_since,
+            stall_after=settings.stall_after,
+        )
+        self._fetcher = Fetcher(broker, polled=self._watch.polled, failed=observer.happened)
+
+    @property
+    def pulse(self) -> Pulse:
+        """Its progress, for those who ask from another thread."""
+        return self._watch.pulse
+
+    def _refresh(self, partition: TopicPartition) -> None:
+        self._fetcher.refresh(partition)
 
     def stop(self) -> None:
         """Ask for the worker to be drained; may be said more than once."""
@@ -129,17 +132,17 @@ class Worker:
 
         Raises what no task could mend: Incompatible, Forbidden, Unreadable, Unwritable, TaskFailed, Stalled.
         """
-        self._enter("starting")
+        self._watch.enter("starting")
         try:
             if (prepared := await self._prepared()) is not None:
                 await self._work(*prepared)
         except BaseException:
-            self._enter("failed")
+            self._watch.enter("failed")
             raise
         if self._fatal is not None:
-            self._enter("failed")
+            self._watch.enter("failed")
             raise self._fatal
-        self._enter("stopped")
+        self._watch.enter("stopped")
         return "cut off" if self._late else "drained"
 
     # before the first record
@@ -242,10 +245,10 @@ class Worker:
             self._group = group
             lasting = [
                 group.create_task(self._guarded(self._fetcher.run), name="fetcher"),
-                group.create_task(self._guarded(self._watch), name="watch"),
+                group.create_task(self._guarded(self._watch.run), name="watch"),
             ]
             group.create_task(self._guarded(self._member.run), name="member")
-            self._enter("running")
+            self._watch.enter("running")
             await self._stopping.wait()
             await self._drain()
             for each in lasting:
@@ -259,7 +262,7 @@ class Worker:
         try:
             await work()
         except Exception as error:  # noqa: BLE001 - it is raised again when the others have come to their end
-            self._fail(error)
+            self._fail(_first(error))
 
     def _fail(self, error: BaseException) -> None:
         if self._fatal is None:
@@ -271,7 +274,7 @@ class Worker:
 
         Until then heartbeats go on, or the tasks would be given away and their last commits refused.
         """
-        self._enter("draining")
+        self._watch.enter("draining")
         self._late = not await self._close(list(self._hosted), self._settings.drain * 0.75)
         try:
             async with asyncio.timeout(self._settings.drain * 0.25):
@@ -287,7 +290,7 @@ class Worker:
         if self._stopping.is_set():
             return
         for task in tasks:
-            kept, _ = self._kept.pop(task, (None, 0.0))
+            kept = self._kept_of(task)
             spread = (task.number % 8) / 8
             hosted = Hosted(task, self._stages[task.stage], self._shared, kept, spread)
             self._hosted[task] = hosted
@@ -375,6 +378,10 @@ class Worker:
         while len(self._kept) > KEPT_TASKS:
             del self._kept[next(iter(self._kept))]
 
+    def _kept_of(self, task: TaskId) -> Kept | None:
+        kept, since = self._kept.pop(task, (None, 0.0))
+        return kept if asyncio.get_running_loop().time() - since <= KEPT_SECONDS else None
+
     def _tell(self, how: Literal["assigned", "revoked", "lost"], tasks: Collection[str]) -> None:
         owned: dict[str, list[int]] = {}
         for task in sorted(self._hosted):
@@ -382,125 +389,9 @@ class Worker:
                 owned.setdefault(topic, []).append(task.number)
         self._observer.happened(Ownership(how, tasks, owned))
 
-    # what shows that it lives
 
-    def _polled(self) -> None:
-        self.pulse = replace(self.pulse, polled_at=self._clock())
-        self._observer.polled({})
-
-    def _enter(self, state: str) -> None:
-        self.pulse = replace(self.pulse, state=state, state_since=self._clock())
-        self._observer.state(state)
-
-    async def _watch(self) -> None:
-        """Tick, tell where partitions stand, ask brokers for ends, and find what does not move."""
-        loop = asyncio.get_running_loop()
-        stood, asked = loop.time(), loop.time() - ASK
-        while True:
-            due = loop.time() + TICK
-            await asyncio.sleep(TICK)
-            now = loop.time()
-            self._observer.ticked(max(0.0, now - due))
-            self._beat(now)
-            if now - stood >= STAND:
-                stood = now
-                self._stand()
-            if now - asked >= ASK:
-                asked = now
-                await self._ask()
-
-    def _beat(self, at: float) -> None:
-        """The pulse of this moment; `at` is that of the event loop's clock."""
-        stepping = [each.stepping_since for each in self._hosted.values() if each.stepping_since is not None]
-        stepped = [each.last_step_at for each in self._hosted.values() if each.last_step_at is not None]
-        restoring = sum(each.state in {"pending", "fencing", "restoring"} for each in self._hosted.values())
-        state = self.pulse.state
-        if state in {"running", "restoring"}:
-            wanted = "restoring" if restoring else "running"
-            if wanted != state:
-                self._enter(wanted)
-        now, since = self._clock(), self._member.rebalancing_since
-        if self._unsettled_since is not None and since is None:
-            self._observer.happened(Rebalanced(at - self._unsettled_since))
-        self._unsettled_since = since
-        self.pulse = replace(
-            self.pulse,
-            ticked_at=now,
-            rebalancing_since=None if since is None else now - (at - since),
-            stepping_since=min(stepping, default=None),
-            last_step_at=max(stepped, default=self.pulse.last_step_at),
-            restoring=restoring,
-        )
-
-    async def _ask(self) -> None:
-        """Ask how far the logs reach, apart from reading them; an answer shows that brokers can be reached."""
-        wanted = [one for hosted in self._hosted.values() for one in hosted.inputs]
-        try:
-            async with asyncio.timeout(ASK):
-                self._ends = dict(await self._broker.list_offsets(wanted, "end", "read_uncommitted"))
-        except (BrokerError, TimeoutError):
-            self._reach(reachable=False)
-        else:
-            self._reach(reachable=True)
-
-    def _reach(self, *, reachable: bool) -> None:
-        now = self._clock()
-        if reachable != self.pulse.reachable:
-            self._observer.happened(Reachability(reachable))
-            self.pulse = replace(self.pulse, reachable=reachable, reachable_since=now)
-
-    def _stand(self) -> None:
-        """Tell where every partition stands, and find those that do not move."""
-        now = asyncio.get_running_loop().time()
-        standings: dict[tuple[str, int], Standing] = {}
-        stuck: dict[TopicPartition, tuple[int, float]] = {}
-        for hosted in self._hosted.values():
-            for partition, standing in hosted.standings(self._ends, self._clock()).items():
-                standings[partition] = standing
-                if not standing.lag_records or hosted.state != "running" or not self.pulse.reachable:
-                    continue
-                position, since = self._stuck.get(partition, (standing.position, now))
-                stuck[partition] = (position, since) if position == standing.position else (standing.position, now)
-                if now - stuck[partition][1] >= self._settings.stall_after:
-                    standings[partition] = standing._replace(stalled=True)
-        for partition in stuck.keys() - self._stuck.keys():
-            self._healed.discard(partition)
-        self._stuck = stuck
-        self._observer.lagged(standings)
-        self._tell_progress(now, standings)
-        self._heal(now)
-
-    def _tell_progress(self, now: float, standings: Mapping[tuple[str, int], Standing]) -> None:
-        """Tell the watermark of each partition, and who holds the others back; now and then what is held."""
-        watermarks: dict[tuple[str, int], int] = {
-            place: at for hosted in self._hosted.values() for place, at in hosted.watermarks().items()
-        }
-        active = [(at, place) for place, at in watermarks.items() if at != END and not standings[place].idle]
-        self._observer.progressed(watermarks, min(active)[1] if active else None)
-        if now - self._counted_at >= RECOUNT:
-            self._counted_at = now
-            for hosted in self._hosted.values():
-                self._observer.counted(hosted.name, *hosted.held())
-
-    def _heal(self, now: float) -> None:
-        """Begin anew to read what has stalled, once; what does not move then either ends the worker."""
-        longest = None
-        for partition, (position, since) in self._stuck.items():
-            waited = now - since
-            if waited < self._settings.stall_after:
-                continue
-            if partition not in self._healed:
-                self._healed.add(partition)
-                self._fetcher.refresh(partition)
-                continue
-            longest = max(longest or 0.0, waited)
-            if waited >= 3 * self._settings.stall_after:
-                self._fail(
-                    Stalled(
-                        f"topic {partition.topic!r} partition {partition.partition} has not moved from offset "
-                        f"{position} for {waited:.0f} s, and its log ends at {self._ends[partition]}: a transaction of "
-                        "another writer is open, a step does not end, or this worker has a fault. It stops, so that "
-                        "another may try"
-                    )
-                )
-        self.pulse = replace(self.pulse, stalled_since=None if longest is None else self._clock() - longest)
+def _first(error: BaseException) -> BaseException:
+    """The first of several that ended a group of loops, or what there is."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
