@@ -449,14 +449,34 @@ async def test_a_source_with_another_number_of_partitions_is_refused(scene: Scen
 
 async def test_a_topic_that_is_deleted_ends_the_worker(scene: SceneOf) -> None:
     """Under its hands: exit 1 with topic and partition."""
-    async with scene(partitions=2, watched=False) as stage:
+    async with scene(partitions=2) as stage:
         worker = stage.worker()
-        await stage.produce(plenty(2, 1_000))
-        await stage.until(lambda: len(stage.tasks(worker)) == 2, "it is at work")
+        async with stage.sending(plenty(), rate=300):
+            await stage.flowing()
         async with stage.admin() as admin:
             await admin.delete_topics([f"{stage.prefix}-events"])
         assert await worker.ended() == 1, worker.said[-2000:]
         assert re.search(rf"'{stage.prefix}-events' partition [01]\b", worker.conclusion), worker.conclusion
+
+
+async def test_a_topic_that_is_deleted_while_a_task_begins_ends_the_worker(
+    own_kafka: OwnKafka, prefix: str, tmp_path: Path
+) -> None:
+    """It was there when the worker started, and nobody says that permissions are wrong: exit 1 with its name too."""
+    port = free_port()
+    broker = await asyncio.to_thread(own_kafka, advertised_port=port)
+    scene = Scene(broker.bootstrap, prefix, "keyed", tmp_path, partitions=1, watched=False)
+    async with Proxy(broker.port, port=port) as proxy, scene as stage:
+        topic = f"{prefix}-events"
+        asked = proxy.hold(Api.LIST_OFFSETS, when=lambda message: topic.encode() in message.frame)
+        worker = stage.worker()
+        await asked.happened()
+        async with stage.admin() as admin:
+            await admin.delete_topics([topic])
+        await asked.release()
+        assert await worker.ended() == 1, worker.said[-2000:]
+        assert topic in worker.conclusion
+        assert "does not exist" in worker.conclusion
 
 
 async def test_topics_that_are_missing_are_named(scene: SceneOf) -> None:

@@ -28,6 +28,7 @@ from streamproc.runners.bench import Bench
 from streamproc.runners.worker import crossing
 from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.changelog import Draft
+from streamproc.runners.worker.fetching import Unreadable
 from streamproc.runners.worker.house import House, Incompatible, Kept
 from streamproc.runners.worker.outbox import STAMP, Outbox
 from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable
@@ -130,6 +131,11 @@ class Hosted:
             await self._abandon()
             raise
         except BrokerError as error:
+            if isinstance(error, Refused) and error.code == Code.UNKNOWN_TOPIC_OR_PARTITION:
+                raise Unreadable(
+                    f"{error}: this partition does not exist (any more). Create the topic again or restore it; "
+                    "`streamproc topics plan` tells what is expected"
+                ) from error
             raise Forbidden(str(error)) from error
         finally:
             self._let_go()
