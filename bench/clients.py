@@ -164,7 +164,7 @@ async def pace(given: Mapping[str, Any], broker: KafkaBroker) -> None:
     weights = list(accumulate(1 / rank for rank in range(1, given["keys"] + 1)))
     users = [b"user-%05d" % user for user in drawn.choices(range(given["keys"]), cum_weights=weights, k=total)]
     places = {user: partition(user, partitions) for user in set(users)}
-    seconds: Counter[int] = Counter()
+    windows: Counter[int] = Counter()
     begun, sent = monotonic(), 0
     while sent < total:
         await asyncio.sleep(PAUSE)
@@ -174,10 +174,10 @@ async def pace(given: Mapping[str, Any], broker: KafkaBroker) -> None:
         for user in users[sent:due]:
             line = b'{"ts":%d,"user":"%b","type":"click","amount":12.25,"page":"/products/00042.html"}' % (now, user)
             rows[places[user]].append(Outgoing(user, line, now))
-        seconds[now // 1000 * 1000] += due - sent
+        windows[now // given["size"] * given["size"]] += due - sent
         await _append(broker, topic, rows)
         sent = due
-    say(seconds=seconds, late=monotonic() - begun - given["seconds"])
+    say(windows=windows)
 
 
 def main(what: str, given: Mapping[str, Any]) -> None:
