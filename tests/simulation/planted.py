@@ -270,8 +270,11 @@ PLANTED = (
         "the_watermark_is_not_restored",
         "keyed",
         (
+            Edit("core/task.py", "= top, watermark, idle, ended, flown", "= START, START, idle, ended, flown"),
             Edit(
-                "core/task.py", "time.top, time.watermark, time.idle, time.ended", "time.top, _, time.idle, time.ended"
+                "core/task.py",
+                "combined.watermark, combined.behind = watermark, set(behind)",
+                "combined.watermark, combined.behind = START, set(behind)",
             ),
         ),
         "late records are on time after a restart, and closed windows open again",
