@@ -82,3 +82,25 @@ async def test_workers_are_killed_at_random_and_at_each_step(
             f"F1 {topology}: {killed} kills over {seen:,} records at {RATE}/s: all {seen:,} right; until every "
             f"partition went on: p50 {half:.1f} s, p95 {most:.1f} s, longest {times[-1]:.1f} s of {len(times)}"
         )
+
+
+@pytest.mark.timeout(1800)
+async def test_workers_are_killed_one_after_the_other(kafka: Kafka, prefix: str, tmp_path: Path) -> None:
+    """Each when all is well again: how long it takes until every partition goes on."""
+    chance = random.Random(KILLS)
+    async with Scene(kafka.bootstrap, prefix, "keyed", tmp_path, partitions=12) as scene:
+        for _ in range(WORKERS):
+            scene.worker()
+        times = []
+        async with scene.sending(load(4, RECORDS, users=20_000, step=20), rate=500):
+            await scene.flowing()
+            for _ in range(max(1, KILLS // 10)):
+                await scene.shared(*scene.running)
+                chance.choice(scene.running).kill()
+                scene.fault()
+                scene.worker()
+                times.append(await scene.recovered("F1 kill -9 of one of three, another starts"))
+        await scene.finish()
+        times.sort()
+        half, most = times[len(times) // 2], times[min(len(times) - 1, int(len(times) * 0.95))]
+        measured(f"F1 one after the other: {len(times)} kills: p50 {half:.1f} s, p95 {most:.1f} s")

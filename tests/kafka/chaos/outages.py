@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from pathlib import Path
 
@@ -83,6 +84,28 @@ async def test_the_network_swallows_everything(
             hole.lift()
             stage.fault()
             await stage.recovered(f"F6 {way} swallowed for {seconds} s")
+        await stage.finish(120)
+
+
+async def test_a_line_that_is_slow_and_breaks(own_kafka: OwnKafka, prefix: str, tmp_path: Path) -> None:
+    """All that workers say takes 200 ms, and one message in a hundred breaks its connection instead, for a minute."""
+    port, chance = free_port(), random.Random(5)
+    broker = await asyncio.to_thread(own_kafka, advertised_port=port)
+    scene = Scene(broker.bootstrap, prefix, "rekeyed", tmp_path, partitions=12)
+    async with Proxy(broker.port, port=port) as proxy, scene as stage:
+        stage.worker(), stage.worker()
+        async with stage.sending(load(10, 300_000, users=20_000, step=10), rate=RATE):
+            await stage.flowing()
+            breaks = proxy.cut(times=None, when=lambda message: _ours(message) and chance.random() < 0.01)
+            slow = proxy.delay(0.2, side="request", when=_ours)
+            stage.fault()
+            await asyncio.sleep(60)
+            stage.pause("F5 200 ms and one reset in a hundred messages, for 60 s")
+            breaks.lift()
+            slow.lift()
+            measured(f"F5 {len(breaks.struck)} resets")
+            stage.fault()
+            await stage.recovered("F5 afterwards")
         await stage.finish(120)
 
 
