@@ -37,7 +37,7 @@ demo: .venv/cli
 	$(BIN)/streamproc run $(DEMO)
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check .
