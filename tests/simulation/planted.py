@@ -241,6 +241,12 @@ PLANTED = (
         "a task that was given away is still worked on",
     ),
     Planted(
+        "a_zombie_takes_what_was_read_for_lost",
+        "rekeyed",
+        (Edit(HOSTING, "            if await self._is_elsewhere():\n", "            if self._bench is None:\n"),),
+        "who has lost a task unknowingly finds its records deleted, and must not stop for it",
+    ),
+    Planted(
         "marks_before_their_data",
         "rekeyed",
         (

@@ -50,6 +50,10 @@ class Unreadable(Exception):
     """A partition cannot be read on; says why and what to do."""
 
 
+class Gone(Unreadable):
+    """What should be read next was deleted, by nobody who should, or behind one who reads it in our place."""
+
+
 @dataclass(slots=True)
 class _Shelf:
     """One partition: what is at hand, where to read on, and what the broker last said of its end."""
@@ -265,7 +269,7 @@ class Fetcher:
                     f"{place}: a batch cannot be read: {why or 'it is corrupt'}. After {TRIES} tries its task stops; "
                     "repair the log, or pass over it with `streamproc offsets reset`"
                 )
-        shelf.trouble = Unreadable(text)
+        shelf.trouble = Gone(text) if code == Code.OFFSET_OUT_OF_RANGE else Unreadable(text)
         shelf.wake()
 
 

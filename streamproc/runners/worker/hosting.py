@@ -28,10 +28,10 @@ from streamproc.runners.bench import Bench
 from streamproc.runners.worker import crossing
 from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.changelog import Draft
-from streamproc.runners.worker.fetching import Unreadable
+from streamproc.runners.worker.fetching import Gone, Unreadable
 from streamproc.runners.worker.house import House, Incompatible, Kept
 from streamproc.runners.worker.outbox import STAMP, Outbox
-from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable
+from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable, patient
 from streamproc.runners.worker.takeover import TakeOver, layout
 
 
@@ -127,6 +127,10 @@ class Hosted:
                     self._undo(undone)
                     if self._is_closing():
                         await self._abandon()
+        except Gone as gone:
+            if await self._is_elsewhere():
+                raise Lost(str(gone)) from gone
+            raise
         except (Unwritable, Forbidden):
             await self._abandon()
             raise
@@ -176,6 +180,13 @@ class Hosted:
         self._let_go()
         self._bench = None
         self._outbox = self._emptied()
+
+    async def _is_elsewhere(self) -> bool:
+        """Whether somebody has committed more than was done here: the task has another owner, unknown to this one."""
+        bench, house = self._bench, self._house
+        assert bench is not None
+        committed = await patient(lambda: house.broker.offset_fetch(house.group, list(self._inputs.values())))
+        return any(offset > (bench.offset(place.topic) or 0) for place, offset in committed.items())
 
     async def _abandon(self) -> None:
         """End what is still open at the broker: readers would wait for it until it times out."""
