@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import resource
+import select
 import struct
 import time
 from collections.abc import Callable
@@ -28,6 +31,9 @@ from tests.kafka.runs import KILLED, Scene, measured
 pytestmark = pytest.mark.slow
 
 SceneOf = Callable[..., Scene]
+
+FULL = 1 << 16
+"""Bytes that no file of a broker may have more of when its disk is full."""
 
 STEPS = (
     "after_init_pid:2",
@@ -180,6 +186,33 @@ async def test_a_broker_that_dies_and_comes_back_loses_nothing(
             await asyncio.to_thread(broker.start)
             stage.fault()
             await stage.recovered("F4 kill -9 of the broker, back after 5 s")
+        await stage.finish()
+
+
+def _ends(pid: int, limit: float) -> bool:
+    """Whether a process comes to its end within so many seconds."""
+    process = os.pidfd_open(pid)
+    try:
+        return bool(select.select([process], [], [], limit)[0])
+    finally:
+        os.close(process)
+
+
+async def test_a_broker_whose_disk_is_full_loses_nothing(own_kafka: OwnKafka, prefix: str, tmp_path: Path) -> None:
+    """It writes no more, and gives up; workers say that it cannot be reached, wait, and go on where they were."""
+    broker = await asyncio.to_thread(own_kafka)
+    async with Scene(broker.bootstrap, prefix, "keyed", tmp_path, partitions=4) as stage:
+        worker = stage.worker()
+        async with stage.sending(plenty(), rate=300):
+            await stage.flowing()
+            resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (FULL, FULL))
+            assert await asyncio.to_thread(_ends, broker.pid, 60.0)
+            assert worker.code is None
+            await asyncio.to_thread(broker.kill)  # its guard may not have noticed yet
+            await asyncio.to_thread(broker.start)
+            assert broker.bootstrap in worker.said
+            stage.fault()
+            await stage.recovered("F11 the broker's disk full, and room again")
         await stage.finish()
 
 
