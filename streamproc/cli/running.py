@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamproc.adapters import logs
 from streamproc.adapters.codecs import JsonSerde
-from streamproc.adapters.http import HttpServer
 from streamproc.adapters.prometheus import PrometheusObserver
 from streamproc.cli import wiring
 from streamproc.cli.loading import load
@@ -25,6 +24,9 @@ from streamproc.core.errors import ConfigError, StateError, StreamprocError
 from streamproc.core.plan import Plan, build
 from streamproc.metrics.observers import Observers
 from streamproc.runners.embedded import EmbeddedRunner, Outcome, Settings, Stop
+
+if TYPE_CHECKING:
+    from streamproc.adapters.http import HttpServer
 
 DONE = 0
 STRETCH = 10
@@ -134,6 +136,8 @@ def _logged(screen: Screen, config: Config, name: str, metrics: PrometheusObserv
 
 
 def _server(config: Config, metrics: PrometheusObserver, runner: EmbeddedRunner, plan: Plan, port: int) -> HttpServer:
+    from streamproc.adapters.http import HttpServer  # slow to import, and not always wanted
+
     return HttpServer(config.http_host, port, metrics.registry, lambda: runner.pulse, lambda: outline(plan))
 
 

@@ -64,7 +64,6 @@ class Hosted:
             inlet.topic for inlet in stage.inlets if inlet.source is not None and inlet.source.key is not None
         }
         self._trimmed_at = asyncio.get_running_loop().time()
-        self._partition = house.partition
         self._due_at = 0.0
         self._open_since = 0.0
         self._behind = False

@@ -40,6 +40,15 @@ NOT_READY = frozenset(
     }
 )
 """Refusals that pass by themselves: nothing has happened, and the same request may be made again."""
+PASSING = NOT_READY | {
+    Code.LEADER_NOT_AVAILABLE,
+    Code.NOT_LEADER,
+    Code.UNSTABLE_OFFSET_COMMIT,
+    Code.REQUEST_TIMED_OUT,
+    Code.NOT_ENOUGH_REPLICAS,
+    Code.KAFKA_STORAGE_ERROR,
+}
+"""Refusals of a question that pass by themselves."""
 FENCED = frozenset(
     {
         Code.INVALID_PRODUCER_EPOCH,
@@ -244,48 +253,31 @@ class _told_apart:  # noqa: N801 - a context manager reads as a verb
                 raise Undone(Unanswered("the commit took longer than a transaction may"), unknown=True) from error
 
 
-async def patient(call: Callable[[], Awaitable[T]], *, repeat_unanswered: bool = True) -> T:
+async def patient(call: Callable[[], Awaitable[T]]) -> T:
     """Make a request until the broker is ready for it, for as long as the caller does not give up.
 
     Only for what may be done twice: questions, and the fencing of others.
     """
-    pause = FIRST_PAUSE
-    while True:
-        try:
-            return await call()
-        except Refused as refused:
-            if refused.code not in PASSING:
-                raise
-        except Unanswered:
-            if not repeat_unanswered:
-                raise
-        except Unsent:
-            pass
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
-
-
-PASSING = NOT_READY | {
-    Code.LEADER_NOT_AVAILABLE,
-    Code.NOT_LEADER,
-    Code.UNSTABLE_OFFSET_COMMIT,
-    Code.REQUEST_TIMED_OUT,
-    Code.NOT_ENOUGH_REPLICAS,
-    Code.KAFKA_STORAGE_ERROR,
-}
-"""Refusals of a question that pass by themselves."""
+    return await _repeated(call, PASSING, (Unsent, Unanswered))
 
 
 async def _ready(call: Callable[[], Awaitable[T]]) -> T:
     """Make a request of a transaction until the broker is ready for it; what may have arrived is not repeated."""
+    return await _repeated(call, NOT_READY, (Unsent,))
+
+
+async def _repeated(
+    call: Callable[[], Awaitable[T]], passing: frozenset[Code], failures: tuple[type[BrokerError], ...]
+) -> T:
+    """Make a request again, later each time, after refusals that pass and failures that do no harm."""
     pause = FIRST_PAUSE
     while True:
         try:
             return await call()
         except Refused as refused:
-            if refused.code not in NOT_READY:
+            if refused.code not in passing:
                 raise
-        except Unsent:
+        except failures:
             pass
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
