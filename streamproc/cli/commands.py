@@ -32,6 +32,7 @@ from streamproc.cli.options import (
     Shape,
     Spec,
     State,
+    UntilEnd,
     Workers,
     app,
     config,
@@ -57,6 +58,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     partitions: Partitions = 1,
     follow: Follow = False,
     keep_open: KeepOpen = False,
+    until_end: UntilEnd = False,
     state: State = None,
     bootstrap_servers: Brokers = None,
     workers: Workers = None,
@@ -68,7 +70,7 @@ def run(  # noqa: PLR0913 - one parameter a flag
     log_format: Format = None,
     debug: Debug = False,
 ) -> int:
-    """Run a topology: over inputs until they end, or as a worker on Kafka until it is stopped."""
+    """Run a topology: over inputs until they end, or as a worker on Kafka until it is stopped or, if asked, the end."""
     flags = {
         "embedded.file": state,
         "kafka.bootstrap_servers": bootstrap_servers,
@@ -84,6 +86,10 @@ def run(  # noqa: PLR0913 - one parameter a flag
     if _runner(found, given=bool(input)) == "embedded":
         from streamproc.cli.running import Asked, execute
 
+        if until_end:
+            raise ConfigError(
+                "--until-end is for runs on Kafka: one over --input ends by itself, unless it is told to go on"
+            )
         if found.workers > 1:
             raise ConfigError(f"workers is {found.workers}, and one process reads --input: several need Kafka")
         return execute(spec, found, Asked(tuple(input or ()), tuple(output or ()), partitions, follow, keep_open))
@@ -100,10 +106,11 @@ def run(  # noqa: PLR0913 - one parameter a flag
     if found.workers > 1:
         from streamproc.cli.supervisor import supervise
 
-        return supervise(spec, found, flags, debug=debug)
+        more = [*(["--until-end"] if until_end else []), *(["--debug"] if debug else [])]
+        return supervise(spec, found, flags, more)
     from streamproc.cli.kafka import execute as work
 
-    return work(spec, found)
+    return work(spec, found, until_end=until_end)
 
 
 def _runner(found: Config, *, given: bool) -> str:

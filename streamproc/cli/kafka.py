@@ -70,8 +70,20 @@ SLACK = 1.0
 """Seconds beyond the time for a drain after which a process leaves whatever it is doing."""
 
 
-def execute(spec: str, config: Config) -> int:
-    """Run a worker until it is stopped, and say how it went."""
+ENDED = {
+    "ended": "done: the sources have been read as far as they reached at the beginning, and all windows are closed",
+    "complete": "nothing to do: the sources have been read to their end before; `streamproc offsets reset` begins anew",
+    "grown": (
+        "nothing done: the sources have grown since they were read to their end, and all windows are closed. Without "
+        "--until-end what is new is read, with everything that belongs into a closed window counted as late; "
+        "`streamproc offsets reset` begins anew"
+    ),
+}
+"""How a run with an end came to it, in words."""
+
+
+def execute(spec: str, config: Config, *, until_end: bool = False) -> int:
+    """Run a worker until it is stopped, or `until_end` to the end of its sources, and say how it went."""
     graph = load(spec).graph()
     build(graph, 1)  # what is wrong with it, whatever the brokers have
     crash = Crash.planned(os.environ.get("STREAMPROC_CRASH_AT", ""))
@@ -81,23 +93,26 @@ def execute(spec: str, config: Config) -> int:
     try:
         sys.setswitchinterval(TURN)
         with tuned_collector():
-            outcome = asyncio.run(_run(graph, config, watched, crash))
+            outcome = asyncio.run(_run(graph, config, watched, crash, until_end=until_end))
     except BrokerError as error:
         raise told(error) from error
     except Forbidden as error:
         raise ConfigError(str(error)) from error
     except (Unreadable, Unwritable) as error:
         raise StreamprocError(str(error)) from error
+    if outcome in ENDED:
+        print(ENDED[outcome], file=sys.stderr)
+        return DONE
     if outcome == "drained":
         return DONE
     print(f"streamproc: {outcome}; what was not committed will be read again", file=sys.stderr)
     return TOO_LATE
 
 
-async def _run(graph: Graph, config: Config, watched: Watched, crash: Callable[[str], None]) -> str:
+async def _run(graph: Graph, config: Config, watched: Watched, crash: Callable[[str], None], *, until_end: bool) -> str:
     broker = broker_of(config)
     try:
-        worker = worker_of(graph, config, broker, watched, crash)
+        worker = worker_of(graph, config, broker, watched, crash, until_end=until_end)
         watched.pulse = lambda: worker.pulse
         with served(config, partial(_server, config, watched)) as address, _stopping(worker, config) as early:
             if address is not None:
@@ -142,8 +157,14 @@ class Watched:
         return outline(build(self.graph, 1) if self.plan is None else self.plan)
 
 
-def worker_of(
-    graph: Graph, config: Config, broker: KafkaBroker, watched: Watched, crash: Callable[[str], None]
+def worker_of(  # noqa: PLR0913 - everything a worker is made of
+    graph: Graph,
+    config: Config,
+    broker: KafkaBroker,
+    watched: Watched,
+    crash: Callable[[str], None],
+    *,
+    until_end: bool = False,
 ) -> Worker:
     """A worker as the settings have it."""
     sources = sorted({node.source.topic for node in graph.nodes if node.source})
@@ -166,6 +187,7 @@ def worker_of(
         drain=config.drain_timeout / 1000,
         heartbeat=config.group_heartbeat_interval / 1000,
         stall_after=config.stall_after / 1000,
+        until_end=until_end,
     )
     return Worker(
         sources,

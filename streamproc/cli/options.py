@@ -51,6 +51,9 @@ Inputs = Annotated[
 Outputs = Annotated[list[str] | None, several("--output", "TOPIC=PATH: a file, or - for standard output.")]
 Partitions = Annotated[int, Parameter(help="How many partitions each topic has.")]
 Follow = Annotated[bool, switch("Go on reading what is appended to the inputs.")]
+UntilEnd = Annotated[
+    bool, switch("On Kafka: read as far as the sources reach now, close all windows, and end.", "--until-end")
+]
 KeepOpen = Annotated[bool, switch("Stop when all is read, and close no window.")]
 State = Annotated[str | None, option("--state", "The state file.")]
 Port = Annotated[int | None, option("--port", "The port of metrics and health.")]

@@ -6,7 +6,7 @@
 
     a worker ended with   1 or by a signal   it is started again, later each time
                           2 or 3             starting again cannot help: all are stopped, and that is the code
-                          0                  somebody has asked it to; it stays away
+                          0                  somebody has asked it to, or it has come to the end; it stays away
 
 Workers are in a session of their own, so that a Ctrl-C comes to the supervisor alone, which asks each of them once.
 Each has a pipe from the supervisor as its standard input: at its end they drain, however the supervisor went.
@@ -142,7 +142,7 @@ class Supervisor:
                 self._codes[worker] = code
                 return
             if code == DONE:
-                _log.info("worker %d has ended, as it was asked to", worker)
+                _log.info("worker %d has ended well", worker)
                 break
             if code in FINAL or (code == UNREACHABLE and deaths == 0):
                 _log.error("worker %d ended with %d: starting it again cannot help, so all are stopped", worker, code)
@@ -221,8 +221,11 @@ def _words(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def supervise(spec: str, config: Config, flags: Mapping[str, Any], *, debug: bool) -> int:
-    """Run the workers that the settings ask for; `flags` are the settings given on the command line, by dotted name."""
+def supervise(spec: str, config: Config, flags: Mapping[str, Any], more: Sequence[str] = ()) -> int:
+    """Run the workers that the settings ask for.
+
+    `flags` are the settings given on the command line, by dotted name, and `more` are the flags that are no settings.
+    """
     from prometheus_client import CollectorRegistry
 
     from streamproc.adapters import logs
@@ -232,7 +235,7 @@ def supervise(spec: str, config: Config, flags: Mapping[str, Any], *, debug: boo
     form: Any = config.log_format
     logs.configure(config.log_level, form)
     base = config.http_port or free_port(config.http_host)
-    command = Workers(spec, dict(flags), config, base, debug=debug)
+    command = Workers(spec, dict(flags), config, base, more)
 
     async def run() -> int:
         supervisor = Supervisor(config.workers, command, config.drain_timeout / 1000)
@@ -260,7 +263,7 @@ class Workers:
     flags: Mapping[str, Any]
     config: Config
     base: int
-    debug: bool = False
+    more: Sequence[str] = ()
 
     def __call__(self, worker: int) -> Command:
         """The command of a worker."""
@@ -274,7 +277,7 @@ class Workers:
         }
         if self.config.group_instance_id is not None:
             said[variables["group.instance_id"]] = f"{self.config.group_instance_id}-{worker}"
-        arguments = [sys.executable, "-m", "streamproc", "run", self.spec, *(["--debug"] if self.debug else [])]
+        arguments = [sys.executable, "-m", "streamproc", "run", self.spec, *self.more]
         return Command(arguments, {**os.environ, **said})
 
 

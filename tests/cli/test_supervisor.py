@@ -126,7 +126,7 @@ def test_each_worker_has_a_port_and_a_name(tmp_path: Path) -> None:
     environment = {"STREAMPROC_GROUP__INSTANCE_ID": "pod", "STREAMPROC_KAFKA__BOOTSTRAP_SERVERS": "a:9092"}
     flags = {"workers": 3, "commit.interval": "50ms", "http.enabled": False, "log.level": None}
     config = load(flags, environment, tmp_path)
-    command = Workers("flights:build('EWR')", flags, config, 9400, debug=True)(2)
+    command = Workers("flights:build('EWR')", flags, config, 9400, ["--debug"])(2)
     assert command.arguments == [sys.executable, "-m", "streamproc", "run", "flights:build('EWR')", "--debug"]
     said = {name: value for name, value in command.environment.items() if name not in os.environ}
     assert said == {

@@ -11,10 +11,12 @@ task works: batch after batch into its overlay, and now and then one transaction
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from streamproc.core.batch import Said, Step
 from streamproc.core.errors import StreamprocError
@@ -33,6 +35,9 @@ from streamproc.runners.worker.house import House, Incompatible, Kept
 from streamproc.runners.worker.outbox import STAMP, Outbox
 from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable, patient
 from streamproc.runners.worker.takeover import TakeOver, layout
+
+Came: TypeAlias = Literal["new", "over", "grown"]
+"""With something to do; ended before; the same, and its sources have grown since."""
 
 
 class Hosted:
@@ -60,6 +65,8 @@ class Hosted:
         self._news = asyncio.Event()
         self._closing = False
         self._broken: Code | int | None = None
+        self._over: set[str] = set()
+        self._came: Came | None = None
         self._unproven = {
             inlet.topic for inlet in stage.inlets if inlet.source is not None and inlet.source.key is not None
         }
@@ -80,10 +87,13 @@ class Hosted:
             return {}
         found = {}
         for topic, partition in self._inputs.items():
+            end = ends.get(partition)
+            if topic in self._over:  # what lies behind is nobody's to read
+                end = bench.offset(topic)
             stamp = self._house.fetcher.next_stamp(partition)
             found[partition] = Standing(
                 position=bench.offset(topic) or 0,
-                end=ends.get(partition),
+                end=end,
                 lag_seconds=0.0 if stamp is None else max(0.0, now - stamp / 1000),
                 committed=None if kept.position is None else kept.position["offsets"].get(topic),
                 paused=self.state != "running",
@@ -112,6 +122,17 @@ class Hosted:
         places = [place for place in self.stage.places if place.stateful]
         entries = {place.name: sizes.get(place.name, 0) for place in places}
         return {place.name: entries[place.name] for place in places if place.windowed}, entries
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of its inputs have ended, and that is committed; never but in a run that has an end."""
+        bench = self._bench
+        return bool(self._house.ends) and bench is not None and bench.ended and not self._pending
+
+    @property
+    def came(self) -> Came | None:
+        """How it was found: with something to do, or ended, which its inputs may have outgrown; None before that."""
+        return self._came
 
     # its life
 
@@ -223,11 +244,32 @@ class Hosted:
         for topic, partition in self._inputs.items():
             self._bench.begin(topic, starts[topic])
             house.fetcher.add(partition, starts[topic], self._news.set)
+        self._find_ends(self._bench, starts)
         self.state = "running"
         now = loop.time()
         self._due_at = now + house.pace().tick * self._phase
         self._open_since = now
         house.observer.happened(Restored(self.name, taking.records, now - started))
+
+    def _find_ends(self, bench: Bench, starts: Mapping[str, int]) -> None:
+        """In a run that has an end: inputs that have ended are not read on, those that are at their end have ended."""
+        ends, grown, over = self._house.ends, False, bench.ended
+        self._over = set()
+        for topic, partition in self._inputs.items():
+            end = ends.get(partition)
+            if end is None:
+                continue
+            grown = grown or starts[topic] < end
+            if starts[topic] >= end or bench.task.times[bench.input(topic)].ended:
+                self._pass_over(topic)
+                bench.end(topic)
+        if self._came is None:
+            self._came = "new" if not over else "grown" if grown else "over"
+
+    def _pass_over(self, topic: str) -> None:
+        """Read no more of an input."""
+        self._over.add(topic)
+        self._house.fetcher.remove(self._inputs[topic])
 
     # working
 
@@ -243,6 +285,8 @@ class Hosted:
             if self._due(now):
                 await self._commit()
             elif not worked:
+                if self.finished:
+                    self._house.finished()
                 await self._rest(now)
         self.state = "closing"
         if self._pending:
@@ -285,7 +329,14 @@ class Hosted:
         taken: list[tuple[str, Fetched]] = []
         clock = int(asyncio.get_running_loop().time() * 1000)
         for topic, partition in self._inputs.items():
-            while bench.hungry(topic) and (fetched := self._house.fetcher.take(partition)) is not None:
+            while topic not in self._over and bench.hungry(topic):
+                fetched = self._house.fetcher.take(partition)
+                if fetched is None:
+                    break
+                end = self._house.ends.get(partition)
+                if end is not None and fetched.next_offset >= end:
+                    fetched = cut(fetched, end)
+                    self._pass_over(topic)
                 taken.append((topic, fetched))
                 if topic in self._unproven:
                     self._prove(topic, fetched)
@@ -316,6 +367,8 @@ class Hosted:
                 bench.land(topic, rows, fetched.next_offset)
             else:
                 bench.offer(topic, as_run(fetched), now)
+                if topic in self._over:
+                    bench.end(topic)
         steps = []
         started = self._house.stopwatch()
         while (step := bench.work()) is not None:
@@ -431,6 +484,20 @@ LOOK = 0.1
 def transactional_id(app: str, task: TaskId) -> str:
     """Who writes as a task: of the task and never of the worker, so that fencing follows the partition."""
     return f"{app}-{task.stage}-{task.number}"
+
+
+def cut(fetched: Fetched, end: int) -> Fetched:
+    """What lies before an offset."""
+    count = bisect_left(fetched.offsets, end)
+    return replace(
+        fetched,
+        next_offset=min(fetched.next_offset, end),
+        offsets=fetched.offsets[:count],
+        keys=fetched.keys[:count],
+        values=list(fetched.values[:count]),
+        stamps=fetched.stamps[:count],
+        headers=None if fetched.headers is None else fetched.headers[:count],
+    )
 
 
 def as_run(fetched: Fetched) -> Run:

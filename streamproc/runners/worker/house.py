@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamproc.core.errors import StateError
@@ -43,7 +43,8 @@ class House:
 
     `partition` deals out keys, and remembers those it has seen; `counts` is the number of partitions of every topic
     that is read or written; `crash` is told each step of a commit (a test may end the process there); `committer` makes
-    the way a task commits.
+    the way a task commits.  With `ends`, each source partition is read up to there and no further (S49); `finished` is
+    called now and then by a task that has nothing left to do.
     """
 
     plan: Plan
@@ -61,6 +62,8 @@ class House:
     committer: Callable[[str, TopicPartition], Committer]
     pace: Callable[[], Pace]
     crash: Callable[[str], None]
+    ends: Mapping[TopicPartition, int] = field(default_factory=dict)
+    finished: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)

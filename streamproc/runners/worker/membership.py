@@ -154,8 +154,8 @@ class GroupMember:
             if not self._leaving or (own is not None and own.cancelling()):
                 raise
 
-    async def leave(self) -> None:
-        """End `run`, and leave the group unless this member has an instance id, so that it may come back unnoticed.
+    async def leave(self, *, for_good: bool = False) -> None:
+        """End `run` and leave the group; with an instance id only `for_good`, else it may come back unnoticed.
 
         Tasks are to be closed before; while they are, `run` had better go on, or the group takes them for lost.
         """
@@ -164,7 +164,7 @@ class GroupMember:
             self._life.cancel()
             await asyncio.wait({self._life})
         member, self.id = self.id, ""
-        if member and self._membership.instance is None:
+        if member and (for_good or self._membership.instance is None):
             try:
                 await self._broker.leave(self._membership, member)
             except BrokerError as error:  # then the session timeout does it

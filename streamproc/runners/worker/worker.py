@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from streamproc.core import partition as partitioner
 from streamproc.core.errors import ConfigError
@@ -46,7 +46,8 @@ KEPT_TASKS, KEPT_SECONDS = 16, 600.0
 class Settings:
     """How a worker behaves; times in seconds, but for those of the group, in ms.
 
-    `largest` is the most bytes that the value of a result may have.
+    `largest` is the most bytes that the value of a result may have.  With `until_end` sources are read as far as they
+    reach when the worker begins, everything closes, and it ends.
     """
 
     group: Membership
@@ -58,6 +59,11 @@ class Settings:
     heartbeat: float = 0.5
     stall_after: float = 60.0
     largest: int = 1_000_000
+    until_end: bool = False
+
+
+Ended: TypeAlias = Literal["ended", "complete", "grown"]
+"""At the end; it had been there already; the same, and sources have grown since."""
 
 
 class Worker:
@@ -103,6 +109,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._fatal: BaseException | None = None
         self._late = False
+        self._ends: Mapping[TopicPartition, int] = {}
+        self._ended: Ended | None = None
         self._watch = Watch(
             self._hosted,
             broker=broker,
@@ -127,8 +135,8 @@ class Worker:
         """Ask for the worker to be drained; may be said more than once."""
         self._stopping.set()
 
-    async def run(self) -> Literal["drained", "cut off"]:
-        """Work until stopped; says whether everything was committed in time.
+    async def run(self) -> Literal["drained", "cut off"] | Ended:
+        """Work until stopped, or to the end; says whether everything was committed in time, or what end there was.
 
         Raises what no task could mend: Incompatible, Forbidden, Unreadable, Unwritable, TaskFailed, Stalled.
         """
@@ -143,7 +151,9 @@ class Worker:
             self._watch.enter("failed")
             raise self._fatal
         self._watch.enter("stopped")
-        return "cut off" if self._late else "drained"
+        if self._late:
+            return "cut off"
+        return self._ended or "drained"
 
     # before the first record
 
@@ -162,6 +172,9 @@ class Worker:
         """Ask what topics there are, and make the plan for them."""
         counts = await self._counts(self._sources, "the topology reads it")
         plan = self._plan_for(counts)
+        if self._settings.until_end:  # with what stands in open transactions: it may have been committed already
+            sources = [TopicPartition(topic, number) for topic in self._sources for number in range(counts[topic])]
+            self._ends = await patient(lambda: self._broker.list_offsets(sources, "end", "read_uncommitted"))
         self._observer.planned(plan)
         self._observer.happened(Reachability(reachable=True))  # as they have just answered
         written = [*plan.sinks, *plan.dead_letters]
@@ -219,6 +232,8 @@ class Worker:
             committer,
             self._pace,
             self._crash,
+            self._ends,
+            self._finished,
         )
 
     def _pace(self) -> Pace:
@@ -269,6 +284,18 @@ class Worker:
             self._fatal = error
         self._stopping.set()
 
+    def _finished(self) -> None:
+        """A task has come to its end; when all have that are here, others take care of theirs, and of ours if asked.
+
+        What is taken over after its end has nothing to do, so the last of the group sees all of them ended.
+        """
+        hosted = self._hosted.values()
+        if self._stopping.is_set() or not all(each.finished for each in hosted):
+            return
+        came = {each.came for each in hosted}
+        self._ended = "ended" if "new" in came else "grown" if "grown" in came else "complete"
+        self._stopping.set()
+
     async def _drain(self) -> None:
         """Close every task, then leave the group; what is not done at three quarters of the deadline is cut off.
 
@@ -278,7 +305,7 @@ class Worker:
         self._late = not await self._close(list(self._hosted), self._settings.drain * 0.75)
         try:
             async with asyncio.timeout(self._settings.drain * 0.25):
-                await self._member.leave()
+                await self._member.leave(for_good=self._ended is not None)
         except (TimeoutError, BrokerError):
             return
 
