@@ -4,7 +4,8 @@
       worker 1  port + 1  metrics and health of its own
       worker 2  port + 2
 
-    a worker ended with   1 or by a signal   it is started again, later each time
+    a worker ended with   1 or by a signal   it is started again, later each time; not for ever
+                          4                  the same, for as long as brokers are away
                           2 or 3             starting again cannot help: all are stopped, and that is the code
                           0                  somebody has asked it to, or it has come to the end; it stays away
 
@@ -53,11 +54,15 @@ class Command(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Seconds before a worker is started again: they double, and begin anew once it has run for `calm`."""
+    """Seconds before a worker is started again: they double, and begin anew once it has run for `calm`.
+
+    After `tries` deaths in a row, none of them after a calm time, it is given up.
+    """
 
     first: float = 0.5
     most: float = 30.0
     calm: float = 60.0
+    tries: int = 10
 
     def pause(self, deaths: int) -> float:
         """The pause after so many deaths, none of them after a calm time."""
@@ -133,7 +138,7 @@ class Supervisor:
 
     async def _keep(self, worker: int) -> None:
         """Run one worker, again and again until that has no use or nobody wants it."""
-        deaths = 0
+        deaths, failures = 0, 0
         while not self._stopping.is_set():
             began = asyncio.get_running_loop().time()
             code = await self._once(worker)
@@ -146,10 +151,22 @@ class Supervisor:
                 break
             if code in FINAL or (code == UNREACHABLE and deaths == 0):
                 _log.error("worker %d ended with %d: starting it again cannot help, so all are stopped", worker, code)
-                self._fatal = self._fatal or code
-                self.stop()
+                self._give_up(code)
                 return
-            deaths = 1 if lasted >= self.backoff.calm else deaths + 1
+            deaths, failures = (0, 0) if lasted >= self.backoff.calm else (deaths, failures)
+            deaths += 1
+            failures += code != UNREACHABLE
+            if failures >= self.backoff.tries:
+                _log.error(
+                    "worker %d %s, as %d times before it had run for %g s: starting it again does not help, so all are "
+                    "stopped",
+                    worker,
+                    _words(code),
+                    failures,
+                    self.backoff.calm,
+                )
+                self._give_up(code)
+                return
             pause = self.backoff.pause(deaths)
             _log.error("worker %d %s: it is started again in %g s", worker, _words(code), pause)
             with suppress(TimeoutError):
@@ -158,6 +175,11 @@ class Supervisor:
         self._kept -= 1
         if not self._kept:
             self._stopping.set()
+
+    def _give_up(self, code: int) -> None:
+        """Stop all, with the code of the worker for which starting again is of no use."""
+        self._fatal = self._fatal or (code if code > 0 else CRASH)
+        self.stop()
 
     async def _once(self, worker: int) -> int:
         """Run a worker to its end; its exit code, negative for a signal."""

@@ -64,6 +64,28 @@ async def test_brokers_that_go_away_later_are_waited_for(tmp_path: Path) -> None
     assert scripts.starts == {1: 3}
 
 
+@pytest.mark.parametrize(("last", "code"), [("exit 1", 1), ("kill -9 $$", 1), ("exit 75", 75)])
+async def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path, last: str, code: int) -> None:
+    """After so many quick deaths in a row the others drain, and that is the code: whoever started us may do more."""
+    scripts = Scripts(tmp_path, worker1=['read -r _ < "$UP"; exit 1', "exit 1", last], worker2=[PATIENT])
+    assert await Supervisor(2, scripts, 5.0, Backoff(first=0.0, tries=3)).run() == code
+    assert scripts.starts == {1: 3, 2: 1}
+
+
+async def test_brokers_that_stay_away_are_no_reason_to_give_up(tmp_path: Path) -> None:
+    """An outage lasts as long as it lasts; it is not a fault of the worker."""
+    scripts = Scripts(tmp_path, worker1=["exit 1", *["exit 4"] * 5, "exit 0"])
+    assert await Supervisor(1, scripts, 5.0, Backoff(first=0.0, tries=2)).run() == 0
+    assert scripts.starts == {1: 7}
+
+
+async def test_deaths_after_a_calm_time_do_not_add_up(tmp_path: Path) -> None:
+    """One crash a day is not ten in a row."""
+    scripts = Scripts(tmp_path, worker1=[*["exit 1"] * 5, "exit 0"])
+    assert await Supervisor(1, scripts, 5.0, Backoff(first=0.0, calm=0.0, tries=2)).run() == 0
+    assert scripts.starts == {1: 6}
+
+
 async def test_stopping_asks_every_worker_once(tmp_path: Path) -> None:
     """All of them drain, and none is started again."""
     scripts = Scripts(tmp_path, worker1=[PATIENT], worker2=[PATIENT], worker3=[PATIENT])
