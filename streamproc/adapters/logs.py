@@ -64,10 +64,19 @@ EVENTS: Final = frozenset(
         "late_summary",
         "draining",
         "stopped",
+        "stalled",
+        "stacks",
+        "worker_note",
+        "supervisor_note",
         "library",
     }
 )
-"""The names of all events; `library` is what another library logged, with its text as `message`."""
+"""The names of all events; `library` is what another library logged, with its text as `message`.
+
+So are the notes: what a worker says of its group and its topics, and a supervisor of its workers.
+"""
+
+_NOTES: Final = {"streamproc.worker": "worker_note", "streamproc.supervisor": "supervisor_note"}
 
 _REACHABLE: Final = {True: ("info", "brokers_reachable"), False: ("warning", "brokers_unreachable")}
 
@@ -123,10 +132,10 @@ def _redacted(_: Any, __: str, line: EventDict) -> EventDict:
 
 
 def _named(_: Any, __: str, line: EventDict) -> EventDict:
-    """The text of a foreign record is a message, and its event has a name of the closed list."""
+    """The text of a record that is not ours, or of a note, is a message; its event has a name of the closed list."""
     line["message"] = line.pop("event")
     line["logger"] = line["_record"].name
-    line["event"] = "library"
+    line["event"] = _NOTES.get(line["logger"], "library")
     return line
 
 

@@ -3,6 +3,7 @@
 main thread     the worker's event loop: brokers, the group, commits
 engine thread   steps, one at a time
 web thread      metrics and health
+watchdog        all stacks, when one of the others does not get on
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from streamproc.cli.running import STRETCH
 from streamproc.cli.serving import served
 from streamproc.cli.signals import Ladder
 from streamproc.cli.supervisor import SUPERVISED
+from streamproc.cli.watchdog import Watchdog
 from streamproc.config import Config
 from streamproc.core.describe import outline
 from streamproc.core.errors import ConfigError, StreamprocError
@@ -114,7 +116,11 @@ async def _run(graph: Graph, config: Config, watched: Watched, crash: Callable[[
     try:
         worker = worker_of(graph, config, broker, watched, crash, until_end=until_end)
         watched.pulse = lambda: worker.pulse
-        with served(config, partial(_server, config, watched)) as address, _stopping(worker, config) as early:
+        with (
+            served(config, partial(_server, config, watched)) as address,
+            _stopping(worker, config) as early,
+            Watchdog(watched.pulse, _limits(config), asyncio.get_running_loop()),
+        ):
             if address is not None:
                 print(f"metrics at {address}/metrics", file=sys.stderr, flush=True)
             connecting = asyncio.create_task(connect(broker, config))
@@ -331,5 +337,9 @@ def _server(config: Config, watched: Watched, port: int) -> HttpServer:
         watched.pulse,
         watched.outline,
         lag=watched.lag.table,
-        limits=Limits(rebalance=2 * config.group_rebalance_timeout / 1000, stall=3 * config.stall_after / 1000),
+        limits=_limits(config),
     )
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(rebalance=2 * config.group_rebalance_timeout / 1000, stall=3 * config.stall_after / 1000)

@@ -134,6 +134,8 @@ class Pulse:
     last_step_at: float | None = None
     stepping_since: float | None = None
     """Start of the step under way, None while the engine is idle."""
+    stepping: str | None = None
+    """The task whose step that is."""
     ticked_at: float | None = None
     """When the event loop last ran its tick of 100 ms."""
     polled_at: float | None = None

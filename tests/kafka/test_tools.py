@@ -512,6 +512,7 @@ def test_a_worker_is_stopped_step_by_step(tools: Tools) -> None:
         tools.heard(process, "stuck\n")
         process.send_signal(signal.SIGUSR1)
         tools.heard(process, "in wait\n")
+        tools.heard(process, '"event":"stacks"')
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 75
     assert "what was not committed will be read again" in tools.log()

@@ -127,6 +127,16 @@ def test_a_line_of_a_library_passes_the_same_processors() -> None:
     }
 
 
+@pytest.mark.parametrize(("name", "event"), [("worker", "worker_note"), ("supervisor", "supervisor_note")])
+def test_what_a_worker_notes_is_no_line_of_a_library(name: str, event: str) -> None:
+    """What is said of the group and of other processes has names of its own."""
+    stream = io.StringIO()
+    configure("info", "json", stream)
+    logging.getLogger(f"streamproc.{name}").info("generation %d", 5)
+    line = only(stream)
+    assert (line["event"], line["message"]) == (event, "generation 5")
+
+
 @pytest.mark.parametrize("name", ["structlog", "stdlib"])
 def test_an_exception_is_three_fields(name: str) -> None:
     """Type, message and stack stand in fields of their own, on the one line."""
@@ -486,8 +496,9 @@ def test_every_event_is_in_the_closed_list(desk: Desk) -> None:
     desk.observer.happened(Reachability(reachable=True))
     desk.observer.state("draining")
     desk.observer.state("stopped")
-    logging.getLogger("asyncio").warning("slow")
-    assert set(desk.events()) == EVENTS
+    for name in ("asyncio", "streamproc.worker", "streamproc.supervisor"):
+        logging.getLogger(name).warning("slow")
+    assert set(desk.events()) == EVENTS - {"stalled", "stacks"}, "those are the watchdog's"
 
 
 def test_a_rebalance_is_a_line_with_what_came_and_what_is_owned(desk: Desk) -> None:

@@ -95,7 +95,8 @@ class Watch:
     def _beat(self, at: float) -> None:
         """The pulse of this moment; `at` is that of the event loop's clock."""
         hosted = self._hosted.values()
-        stepping = [each.stepping_since for each in hosted if each.stepping_since is not None]
+        stepping = [(each.stepping_since, each.name) for each in hosted if each.stepping_since is not None]
+        stepping_since, name = min(stepping, default=(None, None))
         stepped = [each.last_step_at for each in hosted if each.last_step_at is not None]
         restoring = sum(each.state in {"pending", "fencing", "restoring"} for each in hosted)
         wanted = "restoring" if restoring else "running"
@@ -109,7 +110,8 @@ class Watch:
             self.pulse,
             ticked_at=now,
             rebalancing_since=None if since is None else now - (at - since),
-            stepping_since=min(stepping, default=None),
+            stepping_since=stepping_since,
+            stepping=name,
             last_step_at=max(stepped, default=self.pulse.last_step_at),
             restoring=restoring,
         )
