@@ -31,6 +31,7 @@ from streamproc.adapters.kafka import KafkaBroker
 from streamproc.adapters.prometheus import PrometheusObserver
 from streamproc.adapters.prometheus.observer import Worker as Described
 from streamproc.cli.brokers import broker_of, connect, told
+from streamproc.cli.limits import limits_of
 from streamproc.cli.loading import load
 from streamproc.cli.outcomes import DONE, TOO_LATE
 from streamproc.cli.running import STRETCH
@@ -177,6 +178,7 @@ def worker_of(  # noqa: PLR0913 - everything a worker is made of
     observers = (watched.metrics, logs.LogObserver(counted=watched.metrics.logged), watched.lag)
     tick = config.commit_interval / 1000
     guarantee: Any = config.guarantee
+    tell = logging.getLogger("streamproc.worker").info
     membership = Membership(
         graph.app,
         "streamproc",
@@ -193,6 +195,7 @@ def worker_of(  # noqa: PLR0913 - everything a worker is made of
         drain=config.drain_timeout / 1000,
         heartbeat=config.group_heartbeat_interval / 1000,
         stall_after=config.stall_after / 1000,
+        limits=limits_of(config, tell),
         until_end=until_end,
     )
     return Worker(
@@ -206,7 +209,7 @@ def worker_of(  # noqa: PLR0913 - everything a worker is made of
         clock=time.time,
         stopwatch=time.perf_counter,
         settings=settings,
-        tell=logging.getLogger("streamproc.worker").info,
+        tell=tell,
         crash=crash,
     )
 

@@ -39,5 +39,9 @@ class TooLarge(StreamprocError):
     """A result is larger than what may be written (S42)."""
 
 
+class TooFarAhead(StreamprocError):
+    """A result bears a timestamp that its topic does not take yet (S42)."""
+
+
 class TaskFailed(StreamprocError):
     """A record met the action `fail`: the task stops before it, and nothing from that record on was committed."""

@@ -42,8 +42,9 @@ class Aside(Exception):
 def fuse(task: Task) -> None:
     """Give a task the generated loops of its stage, where there are any."""
     task.alone = len(task.inputs) == 1 and task.stage.inlets[0].source is not None
+    bounded = task.writer.bounds is not None
     for number in range(len(task.stage.inlets)):
-        task.loops[number] = _compiled(_Loop(task.stage, number, moving=task.alone))
+        task.loops[number] = _compiled(_Loop(task.stage, number, moving=task.alone, bounded=bounded))
     for site in task.stateful:
         if isinstance(site.operator, WindowAggregate) and all(_is_plain(child.operator) for child in site.children):
             site.closer = _closer(task, site, site.operator)
@@ -52,20 +53,28 @@ def fuse(task: Task) -> None:
 def _closer(task: Task, site: Site, windows: WindowAggregate) -> Callable[[int, list[tuple[KeyId, Entry]]], None]:
     """What closes all windows of one instant whose results go straight to topics, and nowhere else."""
     name, result, new = site.place.name, windows.folds.result, tuple.__new__
-    encode, encode_key = task.writer
+    encode, encode_key, bounds = task.writer
+    topics = [child.operator.topic for child in site.children]
 
     def close(at: int, taken: list[tuple[KeyId, Entry]]) -> None:
         if windows.updates:  # these results have been written
             task.closed(name, len(taken))
             return
         start, end = windows.bounds(at)
-        outs = [task.outs[child.operator.topic] for child in site.children]
+        outs = [task.outs[topic] for topic in topics]
+        most = FAR
+        if bounds is not None:
+            taken_by = list(map(bounds, topics))
+            most = min(one.size if end - 1 <= one.latest else -1 for one in taken_by)
         passed = 0
         for _, entry in taken:
             try:
                 key = entry[0]
                 route = encode_key(key)
-                row = new(Emit, (route, encode(WindowResult(key, start, end, result(entry))), end - 1, (), route))
+                value = encode(WindowResult(key, start, end, result(entry)))
+                if len(value) > most:
+                    raise Aside  # noqa: TRY301
+                row = new(Emit, (route, value, end - 1, (), route))
             except Exception:  # noqa: BLE001 - user code, or a value without bytes: that one by its plain meaning
                 task.close(site, Cell(at, entry[0], entry))
                 continue
@@ -142,12 +151,14 @@ class _Path:
 class _Loop:
     """The source of one inlet's loop, and the globals it needs.
 
-    With `moving`, the records are all that moves W, and the loop sees to it; else W stands still while it runs.
+    With `moving`, the records are all that moves W, and the loop sees to it; else W stands still while it runs.  With
+    `bounded`, topics do not take everything, and it looks what they take.
     """
 
-    def __init__(self, stage: Stage, inlet: int, *, moving: bool) -> None:
+    def __init__(self, stage: Stage, inlet: int, *, moving: bool, bounded: bool = False) -> None:
         self.places = stage.places
         self.moving = moving
+        self.bounded = bounded
         self.names: dict[str, Any] = {
             "FAR": FAR, "Aside": Aside, "TaskFailed": TaskFailed, "Crossing": Crossing, "Emit": Emit,
             "WindowResult": WindowResult, "key_id": key_id, "new": tuple.__new__, "repeat": repeat,
@@ -378,17 +389,23 @@ class _Loop:
         if self._folds(end):
             _Fold(self, end, self.places[end]).evaluate(v, k)
             return
-        self._begin("encode, encode_key = task.writer")
+        self._begin("encode, encode_key, bounds = task.writer")
         if isinstance(self._op(end), Cross):
             self.needs_place = True
             self._begin(f"out{end} = task.crossings[{self._op(end).topic!r}]")
             self.text.say(f"kb{end} = encode_key({k})", f"row{end} = new(Crossing, ({k}, {v}, ts, h, p, kb{end}))")
             return
-        self._begin(f"out{end} = task.outs[{self._op(end).topic!r}]")
+        topic = self._op(end).topic
+        self._begin(f"out{end} = task.outs[{topic!r}]")
+        if self.bounded:
+            self._begin(f"most{end}, latest{end} = bounds({topic!r})")
         self.text.say(
             f"if type({v}) is WindowResult: raise Aside",
+            f"if ts > latest{end}: raise Aside" if self.bounded else "",
             f"kb{end} = None if {k} is None else encode_key({k})",
-            f"row{end} = new(Emit, (kb{end}, None if {v} is None else encode({v}), ts, h, kb{end}))",
+            f"b{end} = None if {v} is None else encode({v})",
+            f"if b{end} is not None and len(b{end}) > most{end}: raise Aside" if self.bounded else "",
+            f"row{end} = new(Emit, (kb{end}, b{end}, ts, h, kb{end}))",
         )
 
     def _assign(self, end: int, entered: str) -> None:

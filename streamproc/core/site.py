@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from streamproc.core.batch import NEVER, START, Cell, Crossing, Emit, Encode, Headers
-from streamproc.core.errors import TaskFailed, TooLarge
+from streamproc.core.errors import StreamprocError, TaskFailed, TooFarAhead, TooLarge
 from streamproc.core.instants import instant
 from streamproc.core.operators import AnyRecord, Cross, Sink, Split
 from streamproc.core.plan import Action, Place
@@ -21,11 +21,19 @@ from streamproc.core.state import Cells, Entry, Journal, KeyId, Store
 from streamproc.core.windowing import WindowAggregate, WindowResult, position_of
 
 
+class Bounds(NamedTuple):
+    """The most that a topic takes: bytes of a value, and a timestamp in ms."""
+
+    size: int
+    latest: int
+
+
 class Writer(NamedTuple):
-    """How values and keys become bytes (S51)."""
+    """How values and keys become bytes (S51); `bounds` of a topic are those of now, None where all is taken."""
 
     value: Encode
     key: Encode
+    bounds: Callable[[str], Bounds] | None = None
 
 
 class Failed(Exception):
@@ -143,7 +151,8 @@ class Site:
             at = instant(sink.timestamp(record.value)) if sink.timestamp is not None else record.at
         except Exception as error:
             raise Failed(self, error) from error
-        self.task.outs[topic].append(written(writer, self, key, record.value, at, headers, given=sink.key is not None))
+        emit = written(writer, self, topic, key, record.value, at, headers, given=sink.key is not None)
+        self.task.outs[topic].append(emit)
         self.task.noted.append(("records_out", self.place.name))
 
     def _cross(self, record: AnyRecord) -> None:
@@ -209,8 +218,10 @@ class Site:
     def late(self, record: AnyRecord, window: tuple[int, int] | None = None) -> None:
         name = self.place.name
         if self.place.late is not None:
-            emit = written(self.task.writer, self, record.key, record.value, record.at, record.headers)
-            self.task.outs[self.place.late].append(emit)
+            late, writer = self.place.late, self.task.writer
+            self.task.outs[late].append(
+                written(writer, self, late, record.key, record.value, record.at, record.headers)
+            )
             self.task.noted.append(("late", (name, "late_stream")))
             return
         self._refused(record, "late", window)
@@ -231,7 +242,7 @@ class Site:
 
 
 def written(  # noqa: PLR0913, PLR0917 - the parts of a record
-    writer: Writer, site: Site, key: Any, value: Any, at: int, headers: Headers, *, given: bool = False
+    writer: Writer, site: Site, topic: str, key: Any, value: Any, at: int, headers: Headers, *, given: bool = False
 ) -> Emit:
     """A record as it is written to a topic (S51); with `given`, the key was chosen by the caller of `to`."""
     try:
@@ -239,11 +250,24 @@ def written(  # noqa: PLR0913, PLR0917 - the parts of a record
         under = route
         if not given and type(value) is WindowResult and value.updates and value.key == key:
             under = writer.key(value.written_key())
-        return Emit(under, None if value is None else writer.value(value), at, headers, route)
-    except TooLarge as error:
-        raise Failed(site, error, "production_error") from error
+        emit = Emit(under, None if value is None else writer.value(value), at, headers, route)
     except Exception as error:
         raise Failed(site, error, "serialization_error") from error
+    if writer.bounds is not None:
+        refused = _beyond(writer.bounds(topic), topic, emit)
+        if refused is not None:
+            raise Failed(site, refused, "production_error")
+    return emit
+
+
+def _beyond(bounds: Bounds, topic: str, emit: Emit) -> StreamprocError | None:
+    """Why a topic would refuse a result, if it would."""
+    size = len(emit.value or b"")
+    if size > bounds.size:
+        return TooLarge(f"the value has {size:,} bytes, and topic {topic!r} takes at most {bounds.size:,}")
+    if emit.at > bounds.latest:
+        return TooFarAhead(f"its timestamp is {emit.at} ms, and topic {topic!r} takes at most {bounds.latest} now")
+    return None
 
 
 def _headers(given: Mapping[Any, Any]) -> Headers:

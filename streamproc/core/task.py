@@ -423,7 +423,7 @@ class Task:
                 "To go on without such records, set dead_letters=TOPIC on the topology, "
                 f'or .on_error("{reason}", then="skip") behind the node'
             ) from error
-        key, value, headers = self._raw(record)
+        key, value, headers = self._raw(record, action.topic)
         self.dead.append(
             DeadLetter(
                 topic=action.topic or "",
@@ -446,14 +446,19 @@ class Task:
             )
         )
 
-    def _raw(self, record: AnyRecord) -> tuple[bytes | None, bytes | None, Headers]:
-        """The input record byte for byte, or a result as it would have been written."""
+    def _raw(self, record: AnyRecord, topic: str | None) -> tuple[bytes | None, bytes | None, Headers]:
+        """The input record byte for byte, or a result as it would have been written, if the topic takes that."""
         if self._origin is not None:
             number, origin = self._origin
             raw = self._batch.raws.get(number)
             if raw is not None:
                 return raw.at(origin)
-        return _tried(self.writer.key, record.key), _tried(self.writer.value, record.value), record.headers
+        key, value, bounds = _tried(self.writer.key, record.key), _tried(self.writer.value, record.value), None
+        if topic is not None and self.writer.bounds is not None:
+            bounds = self.writer.bounds(topic)
+        if bounds is not None and value is not None and len(value) > bounds.size:
+            value = None
+        return key, value, record.headers
 
     def key_id(self, key: Any) -> KeyId:
         """The canonical form of a key: itself for text, else by its bytes (S1)."""

@@ -8,17 +8,17 @@ between them; where tasks are hosted one by one, what crosses is read back from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streamproc.core.batch import START, Batch, Change, Crossing, Decision, Encode, Flows, Idle, Raw, Said, Step
-from streamproc.core.errors import StateError, TooLarge
+from streamproc.core.batch import START, Batch, Change, Crossing, Decision, Flows, Idle, Raw, Said, Step
+from streamproc.core.errors import StateError
 from streamproc.core.feed import SLICE, Decoders, Feed, Landed, decoded, ended, landed, marked, read_back
 from streamproc.core.fuse import fuse
 from streamproc.core.plan import Plan, Stage
 from streamproc.core.progress import Silence
-from streamproc.core.site import Writer
+from streamproc.core.site import Bounds, Writer
 from streamproc.core.state import Store
 from streamproc.core.task import Input, Task
 from streamproc.ports import Run, Serde
@@ -31,8 +31,8 @@ class Codecs(NamedTuple):
     decoders: Mapping[str, Decoders]
 
 
-def codecs_of(plan: Plan, serde: Serde, largest: int | None = None) -> Codecs:
-    """The codecs of a plan; a result of more than `largest` bytes cannot be written."""
+def codecs_of(plan: Plan, serde: Serde, bounds: Callable[[str], Bounds] | None = None) -> Codecs:
+    """The codecs of a plan; `bounds` says what a topic takes, where that is not everything."""
     decoders = {
         inlet.topic: Decoders(
             serde.decoder(inlet.source.type).decode,
@@ -41,18 +41,7 @@ def codecs_of(plan: Plan, serde: Serde, largest: int | None = None) -> Codecs:
         for inlet in plan.inlets
         if inlet.source is not None
     }
-    encode = serde.encode if largest is None else _bounded(serde.encode, largest)
-    return Codecs(Writer(encode, serde.encode_key), decoders)
-
-
-def _bounded(encode: Encode, largest: int) -> Encode:
-    def bounded(value: Any) -> bytes:
-        encoded = encode(value)
-        if len(encoded) > largest:
-            raise TooLarge(f"the value has {len(encoded):,} bytes, and at most {largest:,} can be written")
-        return encoded
-
-    return bounded
+    return Codecs(Writer(serde.encode, serde.encode_key, bounds), decoders)
 
 
 @dataclass(slots=True)

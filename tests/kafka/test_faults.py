@@ -376,31 +376,42 @@ async def test_a_record_of_ten_megabytes_is_a_record(scene: SceneOf) -> None:
         assert stage.expected.dead.total() == 1
 
 
-@pytest.mark.parametrize("what", ["a dead letter", "a stamp"])
-async def test_what_a_broker_refuses_stops_the_worker_and_is_not_passed_over(scene: SceneOf, what: str) -> None:
-    """A dead letter too large, a stamp too far ahead: exit 1 with its topic, and no commit without the record."""
-    topics = {
-        "events": {"max_message_bytes": str(4 << 20)},
-        "totals": {"message_timestamp_after_max_ms": "3600000"},  # as brokers have it from 4.0 on
-    }
+async def test_a_dead_letter_that_a_broker_refuses_stops_the_worker_and_is_not_passed_over(scene: SceneOf) -> None:
+    """Too large for its topic: exit 1 with that topic, and no commit without the record."""
+    topics = {"events": {"max_message_bytes": str(4 << 20)}}
     async with scene("swollen", partitions=1, watched=False, topics=topics) as stage:
         good = event(1, at=START, user="u1", shop="10")
-        refused = {
-            "a dead letter": Message(b"u1", b"{" * (2 << 20)),
-            "a stamp": event(2, at=FUTURE, user="u1", shop="10"),
-        }[what]
-        topic = "dead" if what == "a dead letter" else "totals"
         await stage.produce([good])
         first = stage.worker()
         await stage.until_committed({0: 1})
-        await stage.produce([refused, good])
+        await stage.produce([Message(b"u1", b"{" * (2 << 20)), good])
         for worker in (first, stage.worker()):  # starting again does not help, and harms nobody
             assert await worker.ended() == 1, worker.said[-2000:]
-            assert f"{stage.prefix}-{topic}" in worker.conclusion, worker.conclusion
+            assert f"{stage.prefix}-dead" in worker.conclusion, worker.conclusion
         (results,) = await stage.read(f"{stage.prefix}-totals")
         assert [record.value for record in results] == [b'{"n":1,"text":"xxxxxxxxxx"}']
         assert await stage.committed() == {TopicPartition(f"{stage.prefix}-events", 0): 1}
         await stage.nothing_open(time.monotonic(), within=5)  # its last transaction has been ended by itself
+
+
+@pytest.mark.parametrize("lifted", [False, True], ids=["an hour", "lifted"])
+async def test_a_result_stamped_too_far_ahead_makes_a_dead_letter_of_its_record(
+    scene: SceneOf,
+    lifted: bool,  # noqa: FBT001
+) -> None:
+    """Unless its topic takes it; those around it are written, and the worker goes on."""
+    ahead = str(2**63 - 1) if lifted else "3600000"  # as brokers have it from 4.0 on
+    topics = {"totals": {"message_timestamp_after_max_ms": ahead}}
+    async with scene("swollen", partitions=1, watched=False, topics=topics) as stage:
+        good, far = (event(n, at=at, user="u1", shop="10") for n, at in ((1, START), (2, FUTURE)))
+        stage.worker()
+        await stage.produce([good, far, good])
+        await stage.until_committed({0: 3})
+        (results,), (dead,) = await stage.read(f"{stage.prefix}-totals"), await stage.read(f"{stage.prefix}-dead")
+        assert [json.loads(record.value)["n"] for record in results] == ([1, 2, 1] if lifted else [1, 1])
+        assert [record.value for record in dead] == ([] if lifted else [far.value])
+        said = b" ".join(content for record in dead for _, content in record.headers).decode()
+        assert lifted or ("production_error" in said and f"{stage.prefix}-totals" in said)
 
 
 async def test_a_result_that_is_too_large_makes_a_dead_letter_of_its_record(scene: SceneOf) -> None:

@@ -28,6 +28,7 @@ from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.fetching import Fetcher
 from streamproc.runners.worker.hosting import Hosted
 from streamproc.runners.worker.house import Compute, House, Incompatible, Kept, Pace
+from streamproc.runners.worker.limits import Limits, Takes, bounds_of, usual
 from streamproc.runners.worker.membership import GroupMember
 from streamproc.runners.worker.producing import Appends, Committer, Forbidden, Lost, Transactions, patient
 from streamproc.runners.worker.watching import Watch
@@ -46,8 +47,8 @@ KEPT_TASKS, KEPT_SECONDS = 16, 600.0
 class Settings:
     """How a worker behaves; times in seconds, but for those of the group, in ms.
 
-    `largest` is the most bytes that the value of a result may have.  With `until_end` sources are read as far as they
-    reach when the worker begins, everything closes, and it ends.
+    `limits` asks what the topics take that are written to.  With `until_end` sources are read as far as they reach
+    when the worker begins, everything closes, and it ends.
     """
 
     group: Membership
@@ -58,7 +59,7 @@ class Settings:
     drain: float = 30.0
     heartbeat: float = 0.5
     stall_after: float = 60.0
-    largest: int = 1_000_000
+    limits: Limits = usual
     until_end: bool = False
 
 
@@ -109,6 +110,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._fatal: BaseException | None = None
         self._late = False
+        self._limits: Mapping[str, Takes] = {}
         self._ends: Mapping[TopicPartition, int] = {}
         self._ended: Ended | None = None
         self._watch = Watch(
@@ -179,6 +181,7 @@ class Worker:
         self._observer.happened(Reachability(reachable=True))  # as they have just answered
         written = [*plan.sinks, *plan.dead_letters]
         counts |= await self._counts(written, "the topology writes it")
+        self._limits = await self._settings.limits(written)
         expected = {one.topic: one.partitions for one in plan.repartitions}
         expected |= {plan.changelog(stage): stage.partitions for stage in plan.stages}
         found = await self._counts(list(expected), "the topology needs it for itself")
@@ -220,7 +223,7 @@ class Worker:
             plan,
             self._broker,
             self._fetcher,
-            codecs_of(plan, self._serde, self._settings.largest),
+            codecs_of(plan, self._serde, bounds_of(self._limits, self._clock)),
             self._packing,
             self._observer,
             self._compute,
