@@ -254,6 +254,15 @@ TOPOLOGY = Board(
             "heatmap",
         ),
         Panel(
+            "Event delay",
+            "By how much records came after their events: choose disorder and grace by it.",
+            "s",
+            tuple(
+                Query(quantile(q, "topic", "streamproc_event_delay_seconds"), f"{{{{topic}}}} p{100 * q:g}")
+                for q in (0.5, 0.999)
+            ),
+        ),
+        Panel(
             "Errors, drops and retries",
             "Records that failed for good, records refused without an error, and attempts that were repeated.",
             "cps",
@@ -468,16 +477,25 @@ WORKERS = Board(
             "stacked",
         ),
         Panel(
+            "Answers of brokers",
+            "p99 of the time to an answer by API; fetch and join_group wait at the broker on purpose.",
+            "s",
+            (Query(quantile(0.99, "api", "streamproc_broker_request_duration_seconds"), "{{api}}"),),
+            span=THIRD,
+        ),
+        Panel(
             "Client errors",
             "Requests and connections that failed, whether or not they are tried again.",
             "cps",
             (Query("sum by (kind) (rate(streamproc_client_errors_total{S}[R]))", "{{kind}}"),),
+            span=THIRD,
         ),
         Panel(
             "Brokers reachable",
             "1 while brokers answer a worker.",
             "short",
             (Query("min by (instance) (streamproc_broker_reachable{S})", "{{instance}}"),),
+            span=THIRD,
         ),
         Panel(
             "Event loop lag p99",

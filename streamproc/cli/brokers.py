@@ -57,11 +57,16 @@ def access(config: Config) -> Access:
     )
 
 
-def broker_of(config: Config) -> KafkaBroker:
-    """A client of the brokers, which is not connected yet; in an event loop."""
+def broker_of(config: Config, answered: Callable[[str, float], None] = lambda _, __: None) -> KafkaBroker:
+    """A client of the brokers, which is not connected yet; in an event loop.  `answered` is told of every answer."""
     compression: Any = config.kafka_compression
     try:
-        return KafkaBroker(access(config), request_timeout=config.kafka_request_timeout / 1000, compression=compression)
+        return KafkaBroker(
+            access(config),
+            request_timeout=config.kafka_request_timeout / 1000,
+            compression=compression,
+            answered=answered,
+        )
     except OSError as error:  # certificates
         raise ConfigError(f"the files of kafka.ssl_* cannot be used: {error}") from error
     except ValueError as error:

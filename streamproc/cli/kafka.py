@@ -113,7 +113,7 @@ def execute(spec: str, config: Config, *, until_end: bool = False) -> int:
 
 
 async def _run(graph: Graph, config: Config, watched: Watched, crash: Callable[[str], None], *, until_end: bool) -> str:
-    broker = broker_of(config)
+    broker = broker_of(config, watched.metrics.answered)
     try:
         worker = worker_of(graph, config, broker, watched, crash, until_end=until_end)
         watched.pulse = lambda: worker.pulse

@@ -28,6 +28,25 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 OUTCOMES = ("ok", "aborted", "fenced", "unknown", "failed")
 WAITING = ("fetch", "commit", "restore", "throttle")
 OWNERSHIPS = ("assigned", "revoked", "lost")
+APIS = (
+    "produce",
+    "fetch",
+    "list_offsets",
+    "metadata",
+    "offset_commit",
+    "offset_fetch",
+    "find_coordinator",
+    "join_group",
+    "heartbeat",
+    "leave_group",
+    "sync_group",
+    "api_versions",
+    "delete_records",
+    "init_producer_id",
+    "add_partitions_to_txn",
+    "end_txn",
+    "txn_offset_commit",
+)
 FAILURES = ("connection", "auth", "fenced", "timeout", "other")
 EMISSIONS = ("final", "update")
 LATE_ACTIONS = ("late_stream", "dead_letter", "skip")
@@ -390,6 +409,15 @@ CATALOG: tuple[Metric, ...] = (
         adhoc=True,
     ),
     Metric(
+        "streamproc_event_delay_seconds",
+        "histogram",
+        ("topic",),
+        "seconds",
+        "Time from the instant of an event to the timestamp of its record, where events bear their own; of a sample.",
+        LAT,
+        kafka=True,
+    ),
+    Metric(
         "streamproc_end_to_end_latency_seconds",
         "histogram",
         ("topic",),
@@ -446,6 +474,15 @@ CATALOG: tuple[Metric, ...] = (
         kafka=True,
     ),
     Metric(
+        "streamproc_broker_request_duration_seconds",
+        "histogram",
+        ("api",),
+        "seconds",
+        "Time from a request to its answer by API; a fetch waits at the broker where there is nothing to read.",
+        WORK,
+        kafka=True,
+    ),
+    Metric(
         "streamproc_client_errors_total",
         "counter",
         ("kind",),
@@ -467,6 +504,7 @@ VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("streamproc_blocked_seconds_total", "reason"): WAITING,
     ("streamproc_commits_total", "outcome"): OUTCOMES,
     ("streamproc_rebalances_total", "kind"): OWNERSHIPS,
+    ("streamproc_broker_request_duration_seconds", "api"): APIS,
     ("streamproc_client_errors_total", "kind"): FAILURES,
 }
 """All values of the labels that are closed lists, by metric and label."""

@@ -9,7 +9,7 @@ All of it is plain, frozen and without a clock: durations are given, instants ar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -93,7 +93,17 @@ class Reachability:
     reachable: bool
 
 
-Event: TypeAlias = Ownership | Rebalanced | Restoring | Restored | Changelog | Uncommitted | Failure | Reachability
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """How many ms before the timestamps of their records some events of a topic happened; negative if after them."""
+
+    topic: str
+    delays: Sequence[int]
+
+
+Event: TypeAlias = (
+    Ownership | Rebalanced | Restoring | Restored | Changelog | Uncommitted | Failure | Reachability | Delays
+)
 """Everything that happens to a worker now and then."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import Any, NamedTuple
 
 from streamproc.core.batch import START, Batch, Change, Crossing, Decision, Flows, Idle, Raw, Said, Step
@@ -22,6 +23,9 @@ from streamproc.core.site import Bounds, Writer
 from streamproc.core.state import Store
 from streamproc.core.task import Input, Task
 from streamproc.ports import Run, Serde
+
+SAMPLE = 10
+"""Of so many messages of a source one is asked by how much it came after its event."""
 
 
 class Codecs(NamedTuple):
@@ -150,12 +154,17 @@ class Bench:
         """Where reading of a topic begins as long as nothing of it has been processed."""
         self._starts[topic] = offset
 
-    def offer(self, topic: str, run: Run, now: int | None) -> None:
-        """A run of messages of this task's partition of a source; `now` is the clock in ms it was fetched at (S15)."""
+    def offer(self, topic: str, run: Run, now: int | None) -> list[int]:
+        """A run of messages of this task's partition of a source; `now` is the clock in ms it was fetched at (S15).
+
+        Gives, of a few of them, how many ms before the transport's own timestamp the event was, where it has a time of
+        its own.
+        """
         queue, number = self._queues[topic], self.input(topic)
         spec = self._inlets[queue].source
         assert spec is not None
         count = len(run.values)
+        delays: list[int] = []
         for start in range(0, count or 1, SLICE):
             part = slice(start, start + SLICE)
             raw = Raw(
@@ -176,7 +185,10 @@ class Bench:
             )
             if one.values:
                 self._watches[topic].heard = True
+            if run.stamps is not None and spec.event_time is not None and not one.refusals:
+                delays += map(sub, run.stamps[part][::SAMPLE], one.times[::SAMPLE])
             self._feed.add(queue, one)
+        return delays
 
     def land(self, topic: str, rows: Sequence[Landed], next_offset: int) -> None:
         """Records and marks as they stand in this task's partition of a repartition topic (S46).

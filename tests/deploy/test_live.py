@@ -23,6 +23,7 @@ from streamproc.core.batch import Emit, Step
 from streamproc.ports import Commit
 from streamproc.ports.worker import (
     Changelog,
+    Delays,
     Failure,
     Ownership,
     Pulse,
@@ -85,6 +86,8 @@ class Life(Collector):
         tell.happened(Rebalanced(1.5))
         tell.happened(Uncommitted("clicks/1", "aborted", 0.5))
         tell.happened(Failure("timeout"))
+        tell.happened(Delays("clicks", [3, 40, 900]))
+        tell.answered("fetch", 0.1)
         tell.lagged({("clicks", 0): Standing(at, 5000, 3.0), ("clicks", 1): Standing(0, 7, 9.0, paused=True)})
         tell.polled({"fetch": 0.05, "commit": 0.02})
         tell.ticked(0.004)

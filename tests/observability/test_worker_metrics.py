@@ -5,12 +5,14 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from streamproc.adapters.kafka.connections import APIS as KAFKAS_APIS
 from streamproc.adapters.prometheus import PrometheusObserver, Worker
 from streamproc.core.batch import Emit, Step
-from streamproc.metrics.catalog import CATALOG, VALUES
+from streamproc.metrics.catalog import APIS, CATALOG, VALUES
 from streamproc.ports import Commit
 from streamproc.ports.worker import (
     Changelog,
+    Delays,
     Failure,
     Ownership,
     Reachability,
@@ -54,7 +56,8 @@ def test_nothing_is_owned_before_the_group_says_so() -> None:
     for (name, label), values in VALUES.items():
         metric = next(metric for metric in CATALOG if metric.name == name)
         if metric.labels == (label,):
-            assert set(got[name]) == {(value,) for value in values}, name
+            series = f"{name}_count" if metric.kind == "histogram" else name
+            assert set(got[series]) == {(value,) for value in values}, name
 
 
 def test_topics_between_stages_are_read_too() -> None:
@@ -240,6 +243,27 @@ def test_the_latency_of_results_is_counted_a_commit_at_a_time() -> None:
     assert got["streamproc_end_to_end_latency_seconds_count"] == {("totals",): 6}
     late = 0.005 + 0.01 + 1.0 + 900.0 + (NOW + 2**62 / 1000)
     assert math.isclose(got["streamproc_end_to_end_latency_seconds_sum"]["totals",], late)
+
+
+def test_by_how_much_records_come_after_their_events() -> None:
+    """Delays are counted a batch at a time; an event that is ahead of its record has none."""
+    observer = member()
+    observer.happened(Delays("clicks", [5, 400, -1000, 20_000]))
+    got = scrape(observer)
+    buckets = {bound: count for (bound, _), count in got["streamproc_event_delay_seconds_bucket"].items()}
+    assert (buckets["0.005"], buckets["0.5"], buckets["10.0"], buckets["+Inf"]) == (2, 3, 3, 4)
+    assert math.isclose(got["streamproc_event_delay_seconds_sum"]["clicks",], 20.405)
+
+
+def test_answers_of_brokers_are_timed_by_api() -> None:
+    """Every API that a worker uses is there from the beginning."""
+    assert set(APIS) == set(KAFKAS_APIS.values())
+    observer = member()
+    observer.answered("fetch", 0.2)
+    observer.answered("fetch", 0.1)
+    got = scrape(observer)
+    counts = got["streamproc_broker_request_duration_seconds_count"]
+    assert counts == {(api,): 2 * (api == "fetch") for api in APIS}
 
 
 def test_late_records_are_no_results() -> None:

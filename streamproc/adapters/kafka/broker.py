@@ -23,7 +23,7 @@ from aiokafka.protocol.transaction import (
 )
 
 from streamproc.adapters.kafka.cluster import Cluster
-from streamproc.adapters.kafka.connections import Access, Connections, Endpoint, Line, Purpose
+from streamproc.adapters.kafka.connections import Access, Answered, Connections, Endpoint, Line, Purpose
 from streamproc.adapters.kafka.records import Compression, codec_of, packed, prove_bounds, unpacked
 from streamproc.adapters.kafka.requests import (
     NO_TAGS,
@@ -81,12 +81,13 @@ class KafkaBroker:
         request_timeout: float = REQUEST_TIMEOUT,
         batch_limit: int = BATCH_LIMIT,
         compression: Compression = "none",
+        answered: Answered = lambda _, __: None,
     ) -> None:
         prove_bounds()
         self._timeout = request_timeout
         self._limit = batch_limit
         self._compression = codec_of(compression)
-        self._connections = Connections(access, request_timeout)
+        self._connections = Connections(access, request_timeout, answered)
         self._cluster = Cluster(self._connections, access.endpoints())
         self._fetching: dict[Endpoint, set[int]] = defaultdict(set)
         self._writers: dict[str, Line] = defaultdict(Line)

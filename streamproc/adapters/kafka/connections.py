@@ -16,7 +16,7 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -57,6 +57,30 @@ _STRANGERS = (
     LookupError,  # or that it left something out
 )
 _LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
+
+Answered: TypeAlias = Callable[[str, float], None]
+
+APIS: Mapping[int, str] = {
+    0: "produce",
+    1: "fetch",
+    2: "list_offsets",
+    3: "metadata",
+    8: "offset_commit",
+    9: "offset_fetch",
+    10: "find_coordinator",
+    11: "join_group",
+    12: "heartbeat",
+    13: "leave_group",
+    14: "sync_group",
+    18: "api_versions",
+    21: "delete_records",
+    22: "init_producer_id",
+    24: "add_partitions_to_txn",
+    26: "end_txn",
+    28: "txn_offset_commit",
+}
+"""The requests of a worker by Kafka's numbers."""
 
 
 class Line:
@@ -152,10 +176,14 @@ class _Link:
 
 
 class Connections:
-    """All connections of one client; `timeout` in seconds bounds the making of one."""
+    """All connections of one client; `timeout` in seconds bounds the making of one.
 
-    def __init__(self, access: Access, timeout: float) -> None:
+    `answered` is told the name of each request that was answered, and after how many seconds.
+    """
+
+    def __init__(self, access: Access, timeout: float, answered: Answered = lambda _, __: None) -> None:
         hush()
+        self._answered = answered
         self._options = access.options()
         self._timeout = timeout
         self._links: dict[tuple[Endpoint, Purpose], _Link] = {}
@@ -251,7 +279,7 @@ class Connections:
         return link
 
     async def _ask(self, link: _Link, to: Endpoint, purpose: Purpose, request: Spoken, deadline: float) -> Any:
-        if asyncio.get_running_loop().time() >= deadline:
+        if (asked := asyncio.get_running_loop().time()) >= deadline:
             raise Unsent(f"the time for it was over before {_said(to)} could be asked")
         try:
             answer = link.conn.send(request)  # written here and now; what is awaited is the answer
@@ -262,7 +290,7 @@ class Connections:
         link.waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
-                return await answer
+                found = await answer
         except TimeoutError as error:
             self._drop(link, to, purpose)
             raise Unanswered(f"{_said(to)} did not answer in time") from error
@@ -273,6 +301,9 @@ class Connections:
             if link.waiting == 1:  # a broker answers in order: whoever asked next would wait for our answer first
                 self._drop(link, to, purpose)
             raise
+        else:
+            self._answered(APIS.get(request.api, "other"), asyncio.get_running_loop().time() - asked)
+            return found
         finally:
             link.waiting -= 1
 

@@ -238,6 +238,12 @@ class Spoken:
     def __init__(self, *versions: Any) -> None:
         self._versions = versions
 
+    @property
+    def api(self) -> int:
+        """Which request it is, by Kafka's number."""
+        key: int = self._versions[0].API_KEY
+        return key
+
     def prepare(self, spoken: Mapping[int, tuple[int, int]]) -> Any:
         """The request as it goes out; aiokafka's connection asks for it, with what its broker speaks."""
         least, most = spoken.get(self._versions[0].API_KEY, (0, -1))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import assert_never
 
 from streamproc.adapters.prometheus.instruments import Instruments
-from streamproc.metrics.catalog import FAILURES, OWNERSHIPS, WAITING
+from streamproc.metrics.catalog import APIS, FAILURES, OWNERSHIPS, WAITING
 from streamproc.ports.worker import (
     Changelog,
+    Delays,
     Event,
     Failure,
     Ownership,
@@ -43,6 +44,8 @@ class Group:
         self._rebalance_duration = histograms["streamproc_rebalance_duration_seconds"].at()
         self._reachable = gauges["streamproc_broker_reachable"].at()
         self._failures = counters["streamproc_client_errors_total"]
+        self._delays = instruments.delays
+        self._answers = histograms["streamproc_broker_request_duration_seconds"]
         self._left: dict[str, int] = {}
         self.stalled = gauges["streamproc_stalled_partitions"].at()
         self.loop_lag = histograms["streamproc_event_loop_lag_seconds"].at()
@@ -52,6 +55,8 @@ class Group:
             self._rebalances.at(how)
         for kind in FAILURES:
             self._failures.at(kind)
+        for api in APIS:
+            self._answers.at(api)
 
     def planned(self, stages: Iterable[str]) -> None:
         """All stages stand at zero."""
@@ -66,7 +71,11 @@ class Group:
         for reason, seconds in waited.items():
             self._waited.at(reason).inc(seconds)
 
-    def happened(self, event: Event) -> None:
+    def answered(self, api: str, seconds: float) -> None:
+        """A request was answered."""
+        self._answers.at(api).observe(seconds)
+
+    def happened(self, event: Event) -> None:  # noqa: C901 - one case for each kind
         """One event, told apart by its type."""
         match event:
             case Ownership():
@@ -82,6 +91,8 @@ class Group:
                 self._changelog.at(stage_of(event.task)).inc(event.size)
             case Uncommitted():
                 self._commits.at(event.outcome).inc()
+            case Delays():
+                self._delays.observe(event.topic, (-delay for delay in event.delays), 0)
             case Failure():
                 self._failures.at(event.kind).inc()
             case Reachability():

@@ -1,4 +1,4 @@
-"""The catalogue as live metrics of one registry, and the two that the client library cannot count for us.
+"""The catalogue as live metrics of one registry, and those that the client library cannot count for us.
 
 Children are looked up once and then kept, so that nobody who adds to one looks a label up.
 """
@@ -28,7 +28,7 @@ from streamproc.metrics.catalog import CATALOG, Metric
 T = TypeVar("T", Counter, Gauge, Histogram)
 
 CPU = "streamproc_cpu_seconds_total"
-LATENCY = "streamproc_end_to_end_latency_seconds"
+LATENCY, DELAY = "streamproc_end_to_end_latency_seconds", "streamproc_event_delay_seconds"
 
 
 class Bound(Generic[T]):
@@ -129,6 +129,9 @@ class Instruments:
         elif metric.name == LATENCY:
             self.latencies = Latencies(metric, topology)
             registry.register(self.latencies)
+        elif metric.name == DELAY:
+            self.delays = Latencies(metric, topology)
+            registry.register(self.delays)
         elif metric.kind == "counter":
             self.counters[metric.name] = Bound(Counter(metric.name, metric.help, labels, registry=registry), topology)
         elif metric.kind == "gauge":

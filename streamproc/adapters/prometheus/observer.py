@@ -165,6 +165,8 @@ class PrometheusObserver:
             self._topics[stage.places[inlet.place].name] = inlet.topic
             if inlet.topic in plan.sources:
                 self._future.at(inlet.topic)
+                if self._worker.kafka:
+                    self._instruments.delays.at(inlet.topic)
             if self._worker.kafka or inlet.topic in plan.sources:
                 self._plan_input(inlet.topic, stage.partitions)
 
@@ -335,6 +337,11 @@ class PrometheusObserver:
         """Adds one tick."""
         if self._group is not None:
             self._group.loop_lag.observe(late)
+
+    def answered(self, api: str, seconds: float) -> None:
+        """A broker has answered a request."""
+        if self._group is not None:
+            self._group.answered(api, seconds)
 
     def logged(self, level: str) -> None:
         """One line was logged, or would have been but for rate limiting."""

@@ -25,7 +25,7 @@ from streamproc.core.plan import Stage
 from streamproc.ports import Commit, Run
 from streamproc.ports.broker import BrokerError, Code, Fetched, Outgoing, Refused, TopicPartition
 from streamproc.ports.worker import Changelog as ChangelogGrew
-from streamproc.ports.worker import Restored, Standing, Uncommitted
+from streamproc.ports.worker import Delays, Restored, Standing, Uncommitted
 from streamproc.runners.bench import Bench
 from streamproc.runners.worker import crossing
 from streamproc.runners.worker.assigning import TaskId
@@ -58,6 +58,7 @@ class Hosted:
         self._bench: Bench | None = None
         self._outbox = Outbox(house, task.number, 0)
         self._said: dict[str, Said] = {}
+        self._delays: list[Delays] = []
         self._inputs = {inlet.topic: TopicPartition(inlet.topic, task.number) for inlet in stage.inlets}
         self._landings = {inlet.topic for inlet in stage.inlets if inlet.source is None}
         self._changelog = TopicPartition(house.plan.changelog(stage), task.number)
@@ -320,6 +321,9 @@ class Hosted:
             if fetched.offsets:
                 number = self.task.number
                 house.observer.read(topic, number, len(fetched.offsets), fetched.size, fetched.next_offset)
+        for delays in self._delays:
+            house.observer.happened(delays)
+        self._delays.clear()
         for step, seconds in steps:
             house.observer.stepped(self.name, step, step.records, seconds)
         return bool(steps)
@@ -366,7 +370,8 @@ class Hosted:
                 rows = crossing.decode(fetched.offsets, fetched.keys, fetched.values, self._house.packing).rows()
                 bench.land(topic, rows, fetched.next_offset)
             else:
-                bench.offer(topic, as_run(fetched), now)
+                if delays := bench.offer(topic, as_run(fetched), now):
+                    self._delays.append(Delays(topic, delays))
                 if topic in self._over:
                     bench.end(topic)
         steps = []
