@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from streamproc.adapters.kafka import KafkaAdmin, KafkaBroker, Topic
 from streamproc.cli import provisioning, reading
 from streamproc.cli.checks import Finding
+from streamproc.config import Config
 from streamproc.core.errors import TopologyError
 from streamproc.core.partition import partition
 from streamproc.core.plan import Graph, Plan, build
@@ -19,8 +20,31 @@ SAFE = 2
 """The least min.insync.replicas that survives the loss of a broker."""
 
 
-async def findings(broker: KafkaBroker, admin: KafkaAdmin, graph: Graph) -> list[Finding]:
+async def findings(broker: KafkaBroker, admin: KafkaAdmin, graph: Graph, config: Config) -> list[Finding]:
     """Everything found, in the order of codes."""
+    found = list(settings_refused(config, await admin.broker_configs()))
+    return sorted([*found, *await _found(broker, admin, graph)], key=lambda one: one.code)
+
+
+def settings_refused(config: Config, brokers: Mapping[str, str]) -> Iterator[Finding]:
+    """Settings beyond what brokers allow, which they would refuse when a worker begins."""
+    for name, value, least, most in (
+        ("transaction.timeout", config.transaction_timeout, "", "transaction.max.timeout.ms"),
+        (
+            "group.session_timeout",
+            config.group_session_timeout,
+            "group.min.session.timeout.ms",
+            "group.max.session.timeout.ms",
+        ),
+    ):
+        low, high = brokers.get(least), brokers.get(most)
+        if high is not None and value > int(high):
+            yield Finding("SP206", "error", name, f"{name} is {value} ms, and brokers allow at most {most}={high}")
+        elif low is not None and value < int(low):
+            yield Finding("SP206", "error", name, f"{name} is {value} ms, and brokers want at least {least}={low}")
+
+
+async def _found(broker: KafkaBroker, admin: KafkaAdmin, graph: Graph) -> list[Finding]:
     sources = await admin.describe_topics(reading.sources(graph))
     missing = [topic for topic in reading.sources(graph) if topic not in sources]
     if missing:
@@ -38,7 +62,7 @@ async def findings(broker: KafkaBroker, admin: KafkaAdmin, graph: Graph) -> list
     found += _copies(wanted, there, await admin.brokers())
     found += [one async for one in _keys(broker, plan)]
     found += [one async for one in _state(broker, plan, there)]
-    return sorted(found, key=lambda one: one.code)
+    return found
 
 
 def _topics(wanted: Sequence[provisioning.Needed], there: Mapping[str, Topic]) -> Iterator[Finding]:

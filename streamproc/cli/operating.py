@@ -94,7 +94,7 @@ def online(settings: Config, graph: Graph) -> list[Finding]:
     """What `check` finds on the brokers."""
     from streamproc.cli.online import findings
 
-    return _administer(settings, lambda broker, admin: findings(broker, admin, graph))
+    return _administer(settings, lambda broker, admin: findings(broker, admin, graph, settings))
 
 
 # topics

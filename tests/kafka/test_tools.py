@@ -269,6 +269,22 @@ def test_check_asks_brokers(tools: Tools) -> None:
     )
 
 
+def test_check_knows_what_brokers_allow(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timeouts that they would refuse when a worker begins are named with the brokers' own setting."""
+    tools.apply()
+    monkeypatch.setenv("STREAMPROC_TRANSACTION__TIMEOUT", "1h")
+    monkeypatch.setenv("STREAMPROC_GROUP__SESSION_TIMEOUT", "2h")
+    code, out, _ = tools.run("check", tools.topology())
+    assert code == 3
+    assert out.splitlines()[:2] == [
+        f"SP206 error: {name} is {value} ms, and brokers allow at most {limit}"
+        for name, value, limit in (
+            ("transaction.timeout", 3_600_000, "transaction.max.timeout.ms=900000"),
+            ("group.session_timeout", 7_200_000, "group.max.session.timeout.ms=1800000"),
+        )
+    ]
+
+
 @pytest.mark.slow
 def test_check_finds_state_of_another_plan(tools: Tools) -> None:
     """State of a node with another window cannot be read, that of a node that is gone is kept; run refuses too."""

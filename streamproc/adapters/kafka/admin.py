@@ -29,7 +29,7 @@ from streamproc.adapters.kafka.requests import (
 from streamproc.adapters.kafka.shapes import by_topic, check, flat
 from streamproc.ports.broker import Code, Refused, TopicPartition
 
-_TOPICS = 2  # what configs are asked for
+_TOPICS, _BROKER = 2, 4  # what configs are asked for
 _GROUPS = "admin"
 _PAUSE = 0.05
 
@@ -90,6 +90,19 @@ class KafkaAdmin:
         """How many brokers there are."""
         await self._cluster.metadata((), self._deadline())
         return len(self._cluster.nodes())
+
+    async def broker_configs(self) -> dict[str, str]:
+        """The settings of one of the brokers; none where this principal may not see them."""
+        deadline = self._deadline()
+        await self._cluster.metadata((), deadline)
+        node = min(self._cluster.nodes())
+        request = Spoken(DescribeConfigsRequest_v2([(_BROKER, str(node), None)], False))  # noqa: FBT003 - no synonyms
+        answer = await self._connections.send(self._cluster.address(node), ASK, request, deadline)
+        ((code, message, _, _, entries),) = answer.resources
+        if code == Code.CLUSTER_AUTHORIZATION_FAILED:
+            return {}
+        check(code, f"describe broker {node}" + (f" ({message})" if message else ""))
+        return {key: value or "" for key, value, *_ in entries}
 
     # topics
 
