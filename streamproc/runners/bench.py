@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from streamproc.core.batch import START, Batch, Change, Crossing, Decision, Flows, Idle, Raw, Said, Step
 from streamproc.core.errors import StateError
-from streamproc.core.feed import SLICE, Decoders, Feed, Landed, decoded, ended, landed, marked, read_back
+from streamproc.core.feed import SLICE, Decoders, Feed, Landed, Slice, decoded, ended, landed, marked, read_back
 from streamproc.core.fuse import fuse
 from streamproc.core.plan import Plan, Stage
 from streamproc.core.progress import Silence
@@ -207,6 +207,15 @@ class Bench:
             part = rows[start : start + SLICE]
             behind = next_offset if start + SLICE >= len(rows) else part[-1].offset + 1
             self._feed.add(self._queues[topic], read_back(first, part, landed_, behind))
+
+    def land_slices(self, topic: str, slices: Callable[[int, list[int]], Iterable[Slice]], *, heard: bool) -> None:
+        """What `land` takes, column by column: `slices` makes them, given the first input and what was heard of last.
+
+        `heard` says whether there is anything in it.
+        """
+        self._watches[topic].heard |= heard
+        for one in slices(self.input(topic), self._landed[topic]):
+            self._feed.add(self._queues[topic], one)
 
     def arrive(self, topic: str, task: int, crossings: Sequence[Crossing], said: Said) -> None:
         """Records that an upstream task sent here in memory, with its mark behind them."""

@@ -77,7 +77,7 @@ class Crossed:
                 f"{len(incarnations)}: their input had more partitions once. Use another app name, or begin anew"
             )
         if any(incarnations[task] != incarnation for task, incarnation in heard):
-            return [read_back(first, self.rows(), incarnations, next_offset)]
+            return self._read_back(first, incarnations, next_offset)
         count, marks = len(self), iter(self.marks)
         mark = next(marks, None)
         found: list[Slice] = []
@@ -100,6 +100,16 @@ class Crossed:
                 one.marks.append(Mark(at, first + mark.task, *mark.said, mark.incarnation, mark.offset + 1))
                 mark = next(marks, None)
             found.append(one)
+        return found
+
+    def _read_back(self, first: int, incarnations: list[int], next_offset: int) -> list[Slice]:
+        """The same row by row."""
+        rows = self.rows()
+        found = []
+        for start in range(0, len(rows), SLICE):
+            part = rows[start : start + SLICE]
+            behind = next_offset if start + SLICE >= len(rows) else part[-1].offset + 1
+            found.append(read_back(first, part, incarnations, behind))
         return found
 
 

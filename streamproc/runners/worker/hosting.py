@@ -367,8 +367,9 @@ class Hosted:
         """Everything that can be done with what is at hand; away from the event loop."""
         for topic, fetched in taken:
             if topic in self._landings:
-                rows = crossing.decode(fetched.offsets, fetched.keys, fetched.values, self._house.packing).rows()
-                bench.land(topic, rows, fetched.next_offset)
+                crossed = crossing.decode(fetched.offsets, fetched.keys, fetched.values, self._house.packing)
+                slices = partial(crossed.slices, next_offset=fetched.next_offset)
+                bench.land_slices(topic, slices, heard=bool(fetched.offsets))
             else:
                 if delays := bench.offer(topic, as_run(fetched), now):
                     self._delays.append(Delays(topic, delays))

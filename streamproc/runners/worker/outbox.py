@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from streamproc.core.batch import Crossing, DeadLetter, Emit, Headers, Said, Step
 from streamproc.ports.broker import Outgoing, TopicPartition
@@ -74,9 +75,20 @@ class Outbox:
     def _cross(self, topic: str, crossed: Sequence[Crossing], now: int) -> None:
         """Records for a repartition topic; their partitions follow from their new keys."""
         count = self.house.counts[topic]
-        rows = crossing.encode(crossed, self.task, self.incarnation, self.house.packing)
-        for one, (key, value) in zip(crossed, rows, strict=True):
-            self.add(topic, self.house.partition(one.route, count), Outgoing(key, value, now))
+        if not crossed:
+            return
+        routes, values = zip(*crossing.encode(crossed, self.task, self.incarnation, self.house.packing), strict=True)
+        rows = map(
+            tuple.__new__, repeat(Outgoing), zip(routes, values, repeat(now), repeat(()))
+        )  # a class call costs more
+        found: list[list[Outgoing]] = [[] for _ in range(count)]
+        for number, row in zip(map(self.house.partition, routes, repeat(count)), rows, strict=True):
+            found[number].append(row)
+        for number, mine in enumerate(found):
+            if mine:
+                self.records.setdefault(TopicPartition(topic, number), []).extend(mine)
+        self._rows += len(crossed)
+        self._size += sum(map(len, values))
 
     def mark(self, news: Mapping[str, Said], now: int) -> None:
         """How far the task is, behind what it has sent, for everyone who reads one of these topics (S46)."""

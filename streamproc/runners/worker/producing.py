@@ -11,8 +11,10 @@ may be repeated is what the broker has definitely refused because it is not read
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat
 from typing import NamedTuple, Protocol, TypeVar
 
 from streamproc.ports.broker import (
@@ -300,17 +302,24 @@ def in_batches(
 
 def _parts(rows: Sequence[Outgoing]) -> Collection[Sequence[Outgoing]]:
     """Runs of records of at most BATCH_BYTES each; a record that is larger stands alone."""
+    ends = list(accumulate(_sizes(rows)))
     parts: list[Sequence[Outgoing]] = []
-    start = held = 0
-    for index, row in enumerate(rows):
-        size = size_of(row)
-        if index > start and held + size > BATCH_BYTES:
-            parts.append(rows[start:index])
-            start, held = index, 0
-        held += size
-    if start < len(rows):
-        parts.append(rows[start:])
+    start = before = 0
+    while start < len(rows):
+        stop = max(start + 1, bisect_right(ends, before + BATCH_BYTES, start))
+        parts.append(rows[start:stop])
+        start, before = stop, ends[stop - 1]
     return parts
+
+
+def _sizes(rows: Sequence[Outgoing]) -> Iterable[int]:
+    """What `size_of` gives for each; most records have a key, a value and no headers."""
+    if not rows:
+        return ()
+    keys, values, _, headers = zip(*rows, strict=True)
+    if any(headers) or None in keys or None in values:
+        return map(size_of, rows)
+    return map(sum, zip(map(len, keys), map(len, values), repeat(RECORD_OVERHEAD)))
 
 
 def size_of(row: Outgoing) -> int:
