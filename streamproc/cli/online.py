@@ -9,7 +9,7 @@ from streamproc.cli import provisioning, reading
 from streamproc.cli.checks import Finding
 from streamproc.config import Config
 from streamproc.core.errors import TopologyError
-from streamproc.core.partition import partition
+from streamproc.core.partition import partition, strays
 from streamproc.core.plan import Graph, Plan, build
 from streamproc.ports.broker import TopicPartition
 from streamproc.runners.worker.takeover import layout
@@ -110,13 +110,13 @@ async def _keys(broker: KafkaBroker, plan: Plan) -> AsyncIterator[Finding]:
         looked, wrong, example = 0, 0, ""
         for number in range(count):
             place = TopicPartition(inlet.topic, number)
-            async for row in _newest(broker, place):
-                if row.key is None:
-                    continue
-                looked += 1
-                if (right := partition(row.key, count)) != number:
-                    wrong += 1
-                    example = example or f"the key at offset {row.offset} of partition {number} belongs to {right}"
+            rows = [row async for row in _newest(broker, place) if row.key is not None]
+            astray = [rows[at] for at in strays((row.key for row in rows), number, count)]
+            looked += len(rows)
+            wrong += len(astray)
+            for row in astray[:1]:
+                right = partition(row.key or b"", count)
+                example = example or f"the key at offset {row.offset} of partition {number} belongs to {right}"
         if wrong:
             yield Finding(
                 "SP203",

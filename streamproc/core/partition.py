@@ -5,6 +5,8 @@ Source: org.apache.kafka.common.utils.Utils.murmur2, seed 0x9747b28c.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _M, _SEED, _MASK = 0x5BD1E995, 0x9747B28C, 0xFFFFFFFF
 
 
@@ -26,3 +28,8 @@ def murmur2(key: bytes) -> int:
 def partition(key: bytes, partitions: int) -> int:
     """The partition of a key: `(murmur2(key) & 0x7fffffff) mod partitions`."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def strays(keys: Iterable[bytes | None], number: int, partitions: int) -> list[int]:
+    """The places of the keys that do not belong to partition `number`, where they stand; a null key may be anywhere."""
+    return [place for place, key in enumerate(keys) if key is not None and partition(key, partitions) != number]

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 from streamproc.core.batch import Said, Step
 from streamproc.core.errors import StreamprocError
-from streamproc.core.partition import partition as partition_of
+from streamproc.core.partition import strays
 from streamproc.core.plan import Stage
 from streamproc.ports import Commit, Run
 from streamproc.ports.broker import BrokerError, Code, Fetched, Outgoing, Refused, TopicPartition
@@ -353,7 +353,7 @@ class Hosted:
         """A source that is said to be partitioned by its keys is (S52): so is a sample of them, but for a few."""
         count, number = self._house.counts[topic], self.task.number
         keys = [key for key in fetched.keys[:SAMPLE] if key is not None]
-        wrong = [key for key in keys if partition_of(key, count) != number]
+        wrong = strays(keys, number, count)
         if len(keys) >= SAMPLE // 4 and len(wrong) * 4 > len(keys):
             raise Incompatible(
                 f"topic {topic!r} partition {number}: {len(wrong)} of {len(keys)} keys at offset {fetched.offsets[0]} "
