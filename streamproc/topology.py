@@ -19,6 +19,7 @@ from streamproc.core.aggregates import Aggregate, Count, Reduce, folding
 from streamproc.core.batch import Record
 from streamproc.core.errors import TopologyError
 from streamproc.core.instants import Duration, duration
+from streamproc.core.joins import IntervalJoin
 from streamproc.core.operators import Operator
 from streamproc.core.plan import ACTIONS, NAME, REASONS, Graph, Node, Policy, SourceSpec
 from streamproc.core.windowing import Folds, TrailingAggregate, WindowAggregate, WindowResult
@@ -39,6 +40,7 @@ R7 = TypeVar("R7")
 R8 = TypeVar("R8")
 
 EventTime: TypeAlias = int | datetime | None
+How: TypeAlias = Literal["inner", "left", "outer"]
 Emission: TypeAlias = Literal["on_close", "on_update"]
 Then: TypeAlias = Literal["dead_letter", "skip", "fail"]
 Reason: TypeAlias = Literal[
@@ -327,6 +329,69 @@ class Keyed(Generic[K, V]):
             raise TopologyError(f"window={window!r}: use Tumbling, Hopping or Trailing")
         return Windowed(self, window, late)
 
+    @overload
+    def join(
+        self,
+        right: Keyed[K, W],
+        f: Callable[[V, W], T],
+        *,
+        before: Duration,
+        after: Duration,
+        name: str,
+        how: Literal["inner"] = "inner",
+        grace: Duration = "0s",
+        late: str | None = None,
+    ) -> Keyed[K, T]: ...
+
+    @overload
+    def join(
+        self,
+        right: Keyed[K, W],
+        f: Callable[[V, W | None], T],
+        *,
+        before: Duration,
+        after: Duration,
+        name: str,
+        how: Literal["left"],
+        grace: Duration = "0s",
+        late: str | None = None,
+    ) -> Keyed[K, T]: ...
+
+    @overload
+    def join(
+        self,
+        right: Keyed[K, W],
+        f: Callable[[V | None, W | None], T],
+        *,
+        before: Duration,
+        after: Duration,
+        name: str,
+        how: Literal["outer"],
+        grace: Duration = "0s",
+        late: str | None = None,
+    ) -> Keyed[K, T]: ...
+
+    def join(  # noqa: PLR0913 - each by name
+        self,
+        right: Keyed[K, W],
+        f: Callable[[Any, Any], T],
+        *,
+        name: str,
+        before: Duration | None = None,
+        after: Duration | None = None,
+        how: How = "inner",
+        grace: Duration = "0s",
+        late: str | None = None,
+    ) -> Keyed[K, T]:
+        """Each pair of records of one key whose right one is between `before` earlier and `after` later (S27).
+
+        `f(left, right)` is emitted with the second of the two, whichever that is, at the later of their times.  With
+        `how="left"` or `"outer"` a record that closes without ever having met one is emitted once, with None for the
+        other, when nobody can come any more: `grace` later than the interval says (S28).  A record that has closed when
+        it comes is late (S29), and goes to the topic `late`, if given.  One of the bounds may be negative.
+        """
+        return Keyed(self.topology, _join(self, right, _interval(f, how, before, after, grace), name, late))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windowed(Generic[K, V, E]):
@@ -492,6 +557,36 @@ def _named(name: str) -> str:
     if not name:
         raise TopologyError('name="": a stateful node needs a name, the identity of its state')
     return name
+
+
+def _interval(
+    f: Callable[[Any, Any], Any], how: str, before: Duration | None, after: Duration | None, grace: Duration
+) -> IntervalJoin:
+    if how not in ("inner", "left", "outer"):
+        raise TopologyError(
+            f'join(how={how!r}): use "inner", "left" or "outer"; a right join is a left one with its sides exchanged'
+        )
+    if before is None or after is None:
+        raise TopologyError(
+            "join: two streams need bounds, or all of both would have to be kept for ever; say before= and after=, "
+            'as in before="0s", after="10m"'
+        )
+    low, high = duration("before", before, least=-(2**60)), duration("after", after, least=-(2**60))
+    if low + high < 0:
+        raise TopologyError(
+            f"join(before={before!r}, after={after!r}): nothing can be between them; their sum must be 0 or more"
+        )
+    return IntervalJoin(f, how, low, high, duration("grace", grace))
+
+
+def _join(left: Keyed[Any, Any], right: Any, operator: object, name: str, late: str | None) -> int:
+    if not isinstance(right, Keyed):
+        raise TopologyError(f"join {name!r}: the right side has no key; say stream.key_by(...) first")
+    if right.topology is not left.topology:
+        raise TopologyError(f"join {name!r}: the streams belong to different topologies")
+    topology = left.topology
+    sides = tuple(topology._add(ops.Side(number), (stream.node,)) for number, stream in enumerate((left, right)))  # noqa: SLF001
+    return topology._add(operator, sides, name=_named(name), late=late)  # noqa: SLF001
 
 
 def _key_by(f: Callable[[Any], Any], partitions: int | None) -> ops.KeyBy:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAW = "tests/core/test_batching.py"
 BENCH = "tests/core/test_bench.py"
 SEMANTICS = "tests/semantics"
+JOINS = "tests/semantics/test_joins.py"
 OBSERVABILITY = "tests/observability/test_worker_metrics.py tests/observability/test_http.py"
 LIMIT = 600
 
@@ -451,6 +452,62 @@ MUTANTS = (
         "bisect_right(rising, now - bound)",
         OBSERVABILITY,
         "a bucket counts what is no greater than its bound, the bound itself too",
+    ),
+    Mutant(
+        "pads_one_too_soon",
+        "core/joins.py",
+        "lasts = max(self.after, 0) + 1 + self.grace, max(self.before, 0) + 1 + self.grace",
+        "lasts = max(self.after, 0) + self.grace, max(self.before, 0) + self.grace",
+        JOINS,
+        "S28: a record at t + after may still come while W = t + after",
+    ),
+    Mutant(
+        "closes_by_the_wrong_bound",
+        "core/joins.py",
+        "lasts = max(self.after, 0) + 1 + self.grace, max(self.before, 0) + 1 + self.grace",
+        "lasts = max(self.before, 0) + 1 + self.grace, max(self.after, 0) + 1 + self.grace",
+        JOINS,
+        "S28: left closes by after, right by before",
+    ),
+    Mutant(
+        "pads_what_has_met",
+        "core/joins.py",
+        "if self.pads(1 - side) and not all(known for _, known in cell.value):",
+        "if False:",
+        JOINS,
+        "S28: only what never met anybody is padded",
+    ),
+    Mutant(
+        "looks_to_the_left_only",
+        "core/joins.py",
+        "back, ahead = (self.before, self.after) if side == LEFT else (self.after, self.before)",
+        "back, ahead = self.before, self.after",
+        JOINS,
+        "S27: the interval of a right record is the left one's turned round",
+    ),
+    Mutant(
+        "joins_the_late",
+        "core/joins.py",
+        "if closes <= ctx.watermark:",
+        "if at < ctx.watermark - self.hold - 1_000_000:",
+        JOINS,
+        "S29: what has closed when it arrives meets nobody",
+    ),
+    Mutant(
+        "join_says_its_own_watermark",
+        "core/joins.py",
+        "return max(self.before, self.after, 0) + self.grace",
+        "return 0",
+        JOINS,
+        "S26: the watermark behind a join stays behind its results",
+    ),
+    Mutant(
+        "left_always_first",
+        "core/joins.py",
+        "slots = (0, 1) if lasts[LEFT] >= lasts[RIGHT] else (1, 0)",
+        "slots = (0, 1)",
+        JOINS,
+        "S28: of those that close together the older come first",
     ),
 )
 

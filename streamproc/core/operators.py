@@ -8,7 +8,7 @@ a loop that does the same faster, and a law says that nobody can tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from streamproc.core.batch import Cell, Record
@@ -108,16 +108,18 @@ class FlatMap:
 class KeyBy:
     """A new key for each record; one that has none is refused (`null_key`).
 
-    `partitions` is how many its repartition topic is to have, where it needs one.
+    `partitions` is how many its repartition topic is to have, where it needs one.  With `nulls`, records without a key
+    go on, since all that follows are joins that pad them (S30).
     """
 
     f: Callable[[Any], Any]
     partitions: int | None = None
+    nulls: bool = field(default=False, repr=False)
 
     def on_run(self, run: Run, ctx: Context) -> Run:
         for r in run:
             key = self.f(r.value)
-            if key is None:
+            if key is None and not self.nulls:
                 ctx.skip(r, "null_key")
             else:
                 yield Record(key, r.value, r.at, r.headers, r.topic, r.partition, r.offset)
@@ -207,6 +209,16 @@ class Sink:
 
     def on_run(self, run: Run, ctx: Context) -> Run:
         raise NotImplementedError("a sink is written by the task")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The way into a join: 0 is the left side, 1 the right."""
+
+    number: int
+
+    def on_run(self, run: Run, ctx: Context) -> Run:
+        raise NotImplementedError("a side hands its records to the join")
 
 
 @dataclass(frozen=True, slots=True)

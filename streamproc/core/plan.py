@@ -15,7 +15,8 @@ from hashlib import blake2b
 from typing import Any
 
 from streamproc.core.errors import TopologyError
-from streamproc.core.operators import Branch, Cross, KeyBy, Pass, Sink, Split, hold, is_stateful
+from streamproc.core.joins import IntervalJoin
+from streamproc.core.operators import Branch, Cross, KeyBy, Pass, Side, Sink, Split, hold, is_stateful
 from streamproc.core.windowing import Folds, TrailingAggregate, WindowAggregate
 
 NAME = re.compile(r"[a-z0-9_]+")
@@ -252,6 +253,7 @@ def build(graph: Graph, partitions: int | Mapping[str, int] = 1) -> Plan:
     if not any(node.source for node in graph.nodes):
         raise TopologyError(f"topology {graph.name!r} has no source: begin with topology.source(topic, type, ...)")
     _check_topics(graph)
+    graph = replace(graph, nodes=_with_null_keys(graph.nodes))
     names = _names(graph)
     counts = _counts(graph, partitions)
     asked = [graph.nodes[rekey].operator.partitions or 1 for rekey in _behind_rekey(graph)]
@@ -269,6 +271,23 @@ def build(graph: Graph, partitions: int | Mapping[str, int] = 1) -> Plan:
         tuple(sorted(topic for topic in dead if topic)),
         counts,
         graph.max_wait,
+    )
+
+
+def _with_null_keys(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The nodes, of which those that give keys let null ones pass where only joins follow that pad them (S30)."""
+    followers: dict[int, list[int]] = {}
+    padded = set[int]()
+    for number, node in enumerate(nodes):
+        for side, parent in enumerate(node.parents):
+            followers.setdefault(parent, []).append(number)
+            if isinstance(node.operator, IntervalJoin) and node.operator.pads(side):
+                padded.add(parent)
+    return tuple(
+        replace(node, operator=replace(node.operator, nulls=True))
+        if isinstance(node.operator, KeyBy) and number in followers and padded.issuperset(followers[number])
+        else node
+        for number, node in enumerate(nodes)
     )
 
 
@@ -353,6 +372,8 @@ def _stem(node: Node) -> str:
         return "source_" + _plain(node.source.topic)
     if isinstance(node.operator, Sink):
         return "to_" + (_plain(node.operator.topic) if isinstance(node.operator.topic, str) else "topics")
+    if isinstance(node.operator, Side):
+        return ("left", "right")[node.operator.number]
     if isinstance(node.operator, Branch):
         return "branch_" + _plain(node.operator.name)
     return kind(node.operator)
@@ -529,10 +550,14 @@ def _possible(node: Node) -> tuple[str, ...]:
             found = ("processing_error", "null_key")
         case Cross():
             found = ("serialization_error",)
-        case WindowAggregate() | TrailingAggregate():
-            found = ("processing_error", "late", "null_key", *(("serialization_error",) if node.late else ()))
+        case Side():
+            found = ()
         case operator if is_stateful(operator):
-            found = ("processing_error", "late", "null_key", "null_value")
+            found = ("processing_error", "late", "null_key")
+            if not isinstance(operator, WindowAggregate | TrailingAggregate):
+                found = (*found, "null_value")
+            if node.late:
+                found = (*found, "serialization_error")
     return found
 
 

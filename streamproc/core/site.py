@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from streamproc.core.batch import NEVER, START, Cell, Crossing, Emit, Encode, Headers
 from streamproc.core.errors import StreamprocError, TaskFailed, TooFarAhead, TooLarge
 from streamproc.core.instants import instant
-from streamproc.core.operators import AnyRecord, Cross, Sink, Split
+from streamproc.core.operators import AnyRecord, Cross, Run, Side, Sink, Split
 from streamproc.core.plan import Action, Place
 from streamproc.core.progress import Combined
 from streamproc.core.state import Cells, Entry, Journal, KeyId, Store
@@ -85,7 +85,7 @@ class Site:
 
     __slots__ = (
         "accept", "cells", "children", "closer", "combined", "forgets",
-        "number", "operator", "place", "task", "watermark", "whole",
+        "number", "one_by_one", "operator", "place", "task", "watermark", "whole",
     )  # fmt: skip
 
     def __init__(self, task: Owner, number: int, place: Place, store: Store, combined: Combined) -> None:
@@ -104,19 +104,34 @@ class Site:
             Split: self._route,
             Sink: self._write,
             Cross: self._cross,
+            Side: self._enter,
         }
         self.accept = accepts.get(type(place.operator), self._run)
         self.forgets: tuple[int, ...] = getattr(place.operator, "forgets", ())
+        self.one_by_one = bool(getattr(place.operator, "one_by_one", False))
         self.closer: Callable[[int, list[tuple[KeyId, Entry]]], None] | None = None
 
     # what the task asks of it
 
     def _run(self, record: AnyRecord) -> None:
         """Feed a record to the operator and its results to everything behind, depth first."""
-        noted = self.task.noted
-        noted.append(("records_in", self.place.name))
+        self._feed(lambda: self.operator.on_run((record,), self))
+
+    def _enter(self, record: AnyRecord) -> None:
+        """Feed a record to the joins behind, by this side of them."""
+        side = self.operator.number
+        self.task.noted += [("records_in", self.place.name), ("records_out", self.place.name)]
+        for join in self.children:
+            join.meet(side, record)
+
+    def meet(self, side: int, record: AnyRecord) -> None:
+        """Feed a record to a join."""
+        self._feed(lambda: self.operator.on_side(side, record, self))
+
+    def _feed(self, on_run: Callable[[], Run]) -> None:
+        self.task.noted.append(("records_in", self.place.name))
         try:
-            for result in self.operator.on_run((record,), self):
+            for result in on_run():
                 self.pass_on(result)
         except (Failed, TaskFailed):
             raise
@@ -178,7 +193,11 @@ class Site:
                 self.closer(at, taken)
                 continue
             for _, entry in taken:
-                self.task.close(self, Cell(at, entry[0], entry if self.whole else entry[1], slot))
+                if self.one_by_one:
+                    for one in entry[1]:
+                        self.task.close(self, Cell(at, entry[0], one, slot))
+                else:
+                    self.task.close(self, Cell(at, entry[0], entry if self.whole else entry[1], slot))
 
     def due(self) -> int:
         """The least time of its cells, NEVER without any."""

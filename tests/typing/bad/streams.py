@@ -81,3 +81,16 @@ by_user.agg  # error
 orders.split(big=lambda o: o.amount > 1000).map(lambda o: o)  # error
 clicks.key_by(lambda c: c.user).map(lambda c: c.ts).filter(lambda t: t > 5)  # error
 moment: datetime = clicks.map(lambda c: c.ts)  # error
+
+# joins
+
+by_order = orders.key_by(lambda o: o.user_id)
+by_count = orders.key_by(lambda o: o.items)
+by_user.join(by_order, lambda c, o: (c, o), name="unbounded")  # error
+by_user.join(by_order, lambda c, o: (c, o), before="1s", after="1s")  # error
+by_user.join(by_order, lambda c, o: c.price, before="1s", after="1s", name="field")  # error
+by_user.join(by_order, lambda c, o: o.amount, how="left", before="1s", after="1s", name="none")  # error
+by_user.join(by_order, lambda c, o: (c, o), how="right", before="1s", after="1s", name="right")  # error
+by_user.join(by_count, lambda c, o: (c, o), before="1s", after="1s", name="keys")  # error
+by_user.join(orders, lambda c, o: (c, o), before="1s", after="1s", name="unkeyed")  # error
+clicks.join  # error

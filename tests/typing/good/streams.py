@@ -81,6 +81,35 @@ assert_type(by_user.records(), Keyed[str, Record[str, Click]])
 assert_type(by_user.on_error(then="fail"), Keyed[str, Click])
 assert_type(by_user.split(a=lambda c: c.ad == "a"), Mapping[str, Keyed[str, Click]])
 
+# joins
+
+orders_by_user = orders.key_by(lambda o: o.user_id)
+pairs = by_user.join(orders_by_user, lambda c, o: (c.ad, o.amount), before="0s", after="10m", name="bought")
+assert_type(pairs, Keyed[str, tuple[str, float]])
+left = by_user.join(
+    orders_by_user,
+    lambda c, o: (c.ad, o.amount if o else None),
+    how="left",
+    before="1m",
+    after="10m",
+    grace="30s",
+    name="left",
+)
+assert_type(left, Keyed[str, tuple[str, float | None]])
+outer = by_user.join(
+    orders_by_user,
+    lambda c, o: (c.ad if c else None, o.amount if o else None),
+    how="outer",
+    before="1m",
+    after="1m",
+    name="outer",
+    late="l",
+)
+assert_type(outer, Keyed[str, tuple[str | None, float | None]])
+pairs.to("pairs")
+left.to("left")
+outer.to("outer")
+
 # outputs
 
 orders.to("copies", key=lambda o: o.user_id, headers=lambda o: {"id": o.order_id.encode()}, timestamp=lambda o: o.ts)
