@@ -335,6 +335,22 @@ async def test_records_that_cannot_be_read_end_as_dead_letters(scene: SceneOf) -
         assert stage.expected.dead.total() == 100
 
 
+async def test_a_function_that_fails_or_takes_longer_than_a_session_costs_no_other_record(scene: SceneOf) -> None:
+    """A hundred that raise or recurse without end are dead letters; two that are slow cost no membership."""
+    async with scene("stubborn", partitions=1, watched=False) as stage:
+        shops = ["10", "raises", "20", "recurses"] * 50
+        shops[60:60], shops[140:140] = ["sleeps"], ["computes"]
+        events = [event(n, at=START, user="u1", shop=shop) for n, shop in enumerate(shops)]
+        worker = stage.worker()
+        await stage.produce(events)
+        await stage.until_committed({0: len(events)})
+        (results,), (dead,) = await stage.read(f"{stage.prefix}-totals"), await stage.read(f"{stage.prefix}-dead")
+        failing = [n for n, shop in enumerate(shops) if shop in {"raises", "recurses"}]
+        assert [json.loads(record.value) for record in results] == sorted(set(range(len(shops))) - set(failing))
+        assert [json.loads(record.value)["n"] for record in dead] == failing
+        assert set(re.findall(r'"generation (\d+):', worker.said)) == {"1"}
+
+
 async def test_times_out_of_the_ordinary_harm_nobody_else(scene: SceneOf) -> None:
     """What comes from the future is a dead letter; what is from before 1970 or its first instant is just late."""
     async with scene() as stage:

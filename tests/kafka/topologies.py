@@ -4,9 +4,12 @@ keyed     one task a partition: every result and every late record is known befo
 rekeyed   a second key behind a repartition topic of another size: three partitions in, five out
 brisk     rekeyed, with partitions that are idle after two seconds
 swollen   no state: each event becomes as many bytes as it asks for, stamped as it asks for
+stubborn  no state: an event says whether its function fails, and how, or takes longer than a session
 """
 
 from __future__ import annotations
+
+import time
 
 import msgspec
 
@@ -62,6 +65,32 @@ def rekeyed(prefix: str, idle: str = "1m") -> Topology:
 def brisk(prefix: str) -> Topology:
     """Counts and sums per shop, where nobody is waited for longer than two seconds."""
     return rekeyed(prefix, "2s")
+
+
+NAP = 8
+"""Seconds: longer than a session lasts."""
+
+
+def stubborn(prefix: str) -> Topology:
+    """The numbers of events whose shop lets their function return."""
+    topology = Topology(f"{prefix}-stubborn", dead_letters=f"{prefix}-dead")
+    topology.source(f"{prefix}-events", Event, event_time=lambda e: e.ts).map(_minded).to(f"{prefix}-totals")
+    return topology
+
+
+def _minded(event: Event) -> int:
+    match event.shop:
+        case "raises":
+            raise LookupError(event.shop)
+        case "recurses":
+            return _minded(event)
+        case "sleeps":
+            time.sleep(NAP)
+        case "computes":
+            ends = time.monotonic() + NAP
+            while time.monotonic() < ends:
+                pass
+    return event.n
 
 
 def swollen(prefix: str) -> Topology:

@@ -110,22 +110,22 @@ async def test_a_line_that_is_slow_and_breaks(own_kafka: OwnKafka, prefix: str, 
 
 
 async def test_an_output_that_crawls_is_no_reason_to_swell(own_kafka: OwnKafka, prefix: str, tmp_path: Path) -> None:
-    """Each Produce takes a second for a minute: what waits stays in Kafka, memory is bounded, and all is caught up."""
+    """Each Produce takes a second, for ten minutes: what waits stays in Kafka, memory is bounded, all is caught up."""
     port = free_port()
     broker = await asyncio.to_thread(own_kafka, advertised_port=port)
     scene = Scene(broker.bootstrap, prefix, "keyed", tmp_path, partitions=12)
     async with Proxy(broker.port, port=port) as proxy, scene as stage:
         worker = stage.worker()
-        async with stage.sending(load(8, 300_000, users=20_000, step=10), rate=RATE):
+        async with stage.sending(load(8, 700_000, users=20_000, step=10), rate=RATE):
             await stage.flowing()
             base = most = worker.resident
             slow = proxy.delay(1.0, Api.PRODUCE, when=_ours)
-            for _ in range(120):
-                await asyncio.sleep(0.5)
+            for _ in range(600):
+                await asyncio.sleep(1)
                 most = max(most, worker.resident)
             slow.lift()
             stage.fault()
-            await stage.recovered("F17 Produce delayed by a second for 60 s")
+            await stage.recovered("F17 Produce delayed by a second for 600 s")
             most = max(most, worker.resident)
             measured(f"F17 memory {base // MEBI} MiB before, {most // MEBI} MiB at most")
             assert most < base + 256 * MEBI
