@@ -277,7 +277,7 @@ class KafkaBroker:
         purpose = self._writing(_id(writer))
         answer = await self._cluster.coordinate("group", group, purpose, Spoken(request), self._deadline())
         for topic, partition, code in flat(answer.errors):
-            what = f"offset of group {group!r} for {TopicPartition(topic, partition)} in a transaction"
+            what = f"offset of group {group!r} for topic {topic!r} partition {partition} in a transaction"
             self._group_check(code, group, what)
 
     async def end_txn(self, writer: Writer, *, commit: bool) -> Writer:

@@ -30,7 +30,7 @@ from streamproc.runners.bench import Bench
 from streamproc.runners.worker import crossing
 from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.changelog import Draft
-from streamproc.runners.worker.fetching import Gone, Unreadable
+from streamproc.runners.worker.fetching import TRIES, Gone, Unreadable
 from streamproc.runners.worker.house import House, Incompatible, Kept
 from streamproc.runners.worker.outbox import STAMP, Outbox
 from streamproc.runners.worker.producing import Committed, Forbidden, Lost, Undone, Unwritable, patient
@@ -66,6 +66,7 @@ class Hosted:
         self._news = asyncio.Event()
         self._closing = False
         self._broken: Code | int | None = None
+        self._unknown = 0
         self._over: set[str] = set()
         self._came: Came | None = None
         self._unproven = {
@@ -187,7 +188,8 @@ class Hosted:
     def _undo(self, undone: Undone) -> None:
         """A commit failed: nothing of it was, or may be, done; what is committed decides.
 
-        What shows that the broker and we disagree on what was sent may happen once; a second time it is a bug.
+        What shows that the broker and we disagree on what was sent may happen once; a second time it is a bug.  A topic
+        that is not known again and again is gone: to begin anew would never end.
         """
         self._house.observer.happened(
             Uncommitted(self.name, "unknown" if undone.unknown else "aborted", 0.0, str(undone))
@@ -198,6 +200,10 @@ class Hosted:
                     f"task {self.name}: a commit was refused twice for what was sent: {undone}"
                 ) from undone
             self._broken = undone.why.code
+        if isinstance(undone.why, Refused) and undone.why.code == Code.UNKNOWN_TOPIC_OR_PARTITION:
+            self._unknown += 1
+            if self._unknown >= TRIES:
+                raise undone.why
         self._let_go()
         self._bench = None
         self._outbox = self._emptied()
@@ -430,7 +436,7 @@ class Hosted:
         if first >= 0:
             kept.restored_to = first + len(draft.records)
         self._said |= said
-        self._broken = None
+        self._broken, self._unknown = None, 0
         self._outbox = self._emptied()
         finished = asyncio.get_running_loop().time()
         pace = house.pace()
