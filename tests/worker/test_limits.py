@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -52,9 +53,35 @@ def test_bounds_leave_room() -> None:
 @pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
 def test_a_result_stamped_a_century_ahead_is_a_dead_letter(guarantee: Any) -> None:
     """A broker would refuse it for ever: it never gets to see it, and all around it is written."""
+    with World(1, tolerated=()) as world:
+        for topic in ("out", "dead"):
+            world.cluster.create_topic(topic, 1)
+        far = 10**13
+        copied(world, [Outgoing(None, b"%d" % n, far if n == 2 else 1000 + n) for n in range(5)], guarantee)
+        assert [json.loads(record.value or b"") for record in world.output("out")[0]] == [0, 1, 3, 4]
+        (letter,) = world.output("dead")[0]
+        assert letter.value == b"2"
+        assert b"production_error" in dict(letter.headers).values()
+
+
+@pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
+def test_a_topic_of_small_batches_is_given_small_ones(guarantee: Any) -> None:
+    """What goes to it in one commit is cut by what it takes."""
+    with World(1, tolerated=()) as world:
+        world.cluster.create_topic("out", 1, LogSettings(largest=2_000))
+        world.cluster.create_topic("dead", 1)
+        copied(world, [Outgoing(None, b"%d" % n, 1000 + n) for n in range(500)], guarantee, {"out": Takes(2_000)})
+        assert [json.loads(record.value or b"") for record in world.output("out")[0]] == list(range(500))
+
+
+def copied(world: World, rows: list[Outgoing], guarantee: Any, limits: Mapping[str, Takes] | None = None) -> None:
+    """One worker copies numbers from a topic to `out`, to the last of them."""
     topology = Topology("f", dead_letters="dead")
     topology.source("in", int, max_future=None).to("out")
     graph = topology.graph()
+
+    async def asked(_: Collection[str]) -> Mapping[str, Takes]:
+        return limits or {}
 
     async def life(broker: SimBroker, _: str) -> None:
         worker = Worker(
@@ -67,7 +94,7 @@ def test_a_result_stamped_a_century_ahead_is_a_dead_letter(guarantee: Any) -> No
             compute=inline,
             clock=world.wall,
             stopwatch=lambda: 0.0,
-            settings=Settings(Membership("f", "streamproc", 6_000, 30_000), guarantee),
+            settings=Settings(Membership("f", "streamproc", 6_000, 30_000), guarantee, limits=asked),
         )
         running = asyncio.ensure_future(worker.run())
         try:
@@ -76,16 +103,8 @@ def test_a_result_stamped_a_century_ahead_is_a_dead_letter(guarantee: Any) -> No
             worker.stop()
             await running
 
-    with World(1, tolerated=()) as world:
-        for topic in ("out", "dead"):
-            world.cluster.create_topic(topic, 1)
-        world.cluster.create_topic("in", 1, LogSettings(ahead=None))
-        world.cluster.create_topic("f-in-changelog", 1, LogSettings(compacted=True))
-        far = 10**13
-        world.cluster.append("in", 0, [Outgoing(None, b"%d" % n, far if n == 2 else 1000 + n) for n in range(5)])
-        world.start("a", life)
-        world.run(lambda: world.offsets("f").get(TopicPartition("in", 0), 0) >= 5)
-        assert [json.loads(record.value or b"") for record in world.output("out")[0]] == [0, 1, 3, 4]
-        (letter,) = world.output("dead")[0]
-        assert letter.value == b"2"
-        assert b"production_error" in dict(letter.headers).values()
+    world.cluster.create_topic("in", 1, LogSettings(ahead=None))
+    world.cluster.create_topic("f-in-changelog", 1, LogSettings(compacted=True))
+    world.cluster.append("in", 0, rows)
+    world.start("a", life)
+    world.run(lambda: world.offsets("f").get(TopicPartition("in", 0), 0) >= len(rows))

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from streamproc.core.batch import NEVER
 from streamproc.core.site import Bounds
+from streamproc.runners.worker.producing import BATCH_BYTES, Most
 
 HOUR = 3_600_000
 LARGEST = 1_048_588
@@ -36,12 +37,21 @@ async def usual(_: Collection[str]) -> Mapping[str, Takes]:
     return {}
 
 
+def most_of(limits: Mapping[str, Takes]) -> Most:
+    """The most bytes of records that go into one batch of a topic."""
+    return lambda topic: min(BATCH_BYTES, _largest((limits.get(topic) or Takes()).size))
+
+
+def _largest(size: int) -> int:
+    return max(size - ROOM, size // 2)
+
+
 def bounds_of(limits: Mapping[str, Takes], clock: Callable[[], float]) -> Callable[[str], Bounds]:
     """What can be written to a topic now; `clock` is the wall clock in seconds."""
 
     def bounds(topic: str) -> Bounds:
         size, ahead = limits.get(topic) or Takes()
-        largest = max(size - ROOM, size // 2)
+        largest = _largest(size)
         if ahead is None:
             return Bounds(largest, NEVER)
         return Bounds(largest, int(clock() * 1000) + ahead - min(SKEW, ahead // 10))

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from streamproc.ports.broker import (
     NOBODY,
@@ -90,8 +90,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 
 BATCH_BYTES = 900_000
 """Most bytes of records in one batch: brokers refuse more than about 1 MB unless told otherwise."""
+Most: TypeAlias = Callable[[str], int]
+"""The most bytes of records in one batch of a topic."""
 RECORD_OVERHEAD = 32
 """Bytes that a record takes beside its key, value and headers, at most."""
+
+
+def usual(_: str) -> int:
+    """What every topic takes that is not set otherwise."""
+    return BATCH_BYTES
 
 
 class Lost(Exception):
@@ -150,13 +157,17 @@ class Committer(Protocol):
 
 @dataclass(slots=True)
 class Transactions:
-    """One task's transactions: exactly once.  Times in seconds; `lasting` is the most that one may last."""
+    """One task's transactions: exactly once.  Times in seconds; `lasting` is the most that one may last.
+
+    No batch has more than `most` bytes.
+    """
 
     broker: Broker
     transactional_id: str
     group: str
     lasting: float
     crash: Callable[[str], None]
+    most: Most = usual
     eager: bool = False
     _writer: Writer | None = None
     _sequences: dict[TopicPartition, int] = field(default_factory=dict)
@@ -182,7 +193,7 @@ class Transactions:
                 if records:
                     await _ready(lambda: self.broker.add_partitions(writer, list(records)))
                 first_offsets: dict[TopicPartition, int] = {}
-                for batches in in_batches(records, self._sequences):
+                for batches in in_batches(records, self._sequences, self.most):
                     for partition, offset in (await self.broker.produce(writer, batches)).items():
                         first_offsets.setdefault(partition, offset)
                 self.crash("after_produce")
@@ -221,7 +232,7 @@ class Appends:
     async def append(self, records: Mapping[TopicPartition, Sequence[Outgoing]]) -> None:
         with _told_apart():
             async with asyncio.timeout(self.transactions.lasting):
-                for batches in in_batches(records, {}):
+                for batches in in_batches(records, {}, self.transactions.most):
                     await self.broker.produce(NOBODY, batches)
 
     async def commit(
@@ -286,12 +297,12 @@ async def _repeated(
 
 
 def in_batches(
-    records: Mapping[TopicPartition, Sequence[Outgoing]], sequences: dict[TopicPartition, int]
+    records: Mapping[TopicPartition, Sequence[Outgoing]], sequences: dict[TopicPartition, int], most: Most = usual
 ) -> Sequence[Sequence[Appending]]:
-    """Records as rounds of one batch a partition, none above BATCH_BYTES; `sequences` counts them on."""
+    """Records as rounds of one batch a partition, none above `most` bytes; `sequences` counts them on."""
     rounds: list[list[Appending]] = []
     for partition, rows in records.items():
-        for number, part in enumerate(_parts(rows)):
+        for number, part in enumerate(_parts(rows, most(partition.topic))):
             if number == len(rounds):
                 rounds.append([])
             sequence = sequences.get(partition, 0)
@@ -300,13 +311,13 @@ def in_batches(
     return rounds
 
 
-def _parts(rows: Sequence[Outgoing]) -> Collection[Sequence[Outgoing]]:
-    """Runs of records of at most BATCH_BYTES each; a record that is larger stands alone."""
+def _parts(rows: Sequence[Outgoing], most: int) -> Collection[Sequence[Outgoing]]:
+    """Runs of records of at most so many bytes each; a record that is larger stands alone."""
     ends = list(accumulate(_sizes(rows)))
     parts: list[Sequence[Outgoing]] = []
     start = before = 0
     while start < len(rows):
-        stop = max(start + 1, bisect_right(ends, before + BATCH_BYTES, start))
+        stop = max(start + 1, bisect_right(ends, before + most, start))
         parts.append(rows[start:stop])
         start, before = stop, ends[stop - 1]
     return parts

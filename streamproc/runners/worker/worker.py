@@ -28,7 +28,7 @@ from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.fetching import Fetcher
 from streamproc.runners.worker.hosting import Hosted
 from streamproc.runners.worker.house import Compute, House, Incompatible, Kept, Pace
-from streamproc.runners.worker.limits import Limits, Takes, bounds_of, usual
+from streamproc.runners.worker.limits import Limits, Takes, bounds_of, most_of, usual
 from streamproc.runners.worker.membership import GroupMember
 from streamproc.runners.worker.producing import Appends, Committer, Forbidden, Lost, Transactions, patient
 from streamproc.runners.worker.watching import Watch
@@ -181,10 +181,10 @@ class Worker:
         self._observer.happened(Reachability(reachable=True))  # as they have just answered
         written = [*plan.sinks, *plan.dead_letters]
         counts |= await self._counts(written, "the topology writes it")
-        self._limits = await self._settings.limits(written)
         expected = {one.topic: one.partitions for one in plan.repartitions}
         expected |= {plan.changelog(stage): stage.partitions for stage in plan.stages}
         found = await self._counts(list(expected), "the topology needs it for itself")
+        self._limits = await self._settings.limits([*written, *expected])
         for topic, count in found.items():
             if count != expected[topic]:
                 raise Incompatible(
@@ -214,7 +214,8 @@ class Worker:
         group = settings.group.group
 
         def committer(transactional_id: str, changelog: TopicPartition) -> Committer:
-            transactions = Transactions(self._broker, transactional_id, group, settings.lasting, self._crash)
+            most = most_of(self._limits)
+            transactions = Transactions(self._broker, transactional_id, group, settings.lasting, self._crash, most)
             if settings.guarantee == "exactly_once":
                 return transactions
             return Appends(self._broker, changelog, transactions)
