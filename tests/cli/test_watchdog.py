@@ -72,7 +72,7 @@ def test_what_counts_as_no_progress(pulse: Pulse, what: dict[str, Any]) -> None:
 async def test_a_stall_is_told_once_with_all_stacks(lines: Lines) -> None:
     """Every thread and every task is there by name, with where it is; told again only after it has moved."""
     held, pulse = threading.Event(), replace(CALM, stepping_since=70.0, stepping="s/1")
-    thread = threading.Thread(target=held.wait, name="streamproc-engine")
+    thread = threading.Thread(target=held.wait, name="streamproc-engine-that-stalls")
     thread.start()
 
     async def inner() -> None:
@@ -90,7 +90,7 @@ async def test_a_stall_is_told_once_with_all_stacks(lines: Lines) -> None:
         watchdog.look()
         (line,) = told(lines)
         assert (line["event"], line["level"], line["what"], line["task"]) == ("stalled", "error", "step", "s/1")
-        (engine,) = (stack for name, stack in line["threads"].items() if name.startswith("streamproc-engine "))
+        (engine,) = (stack for name, stack in line["threads"].items() if name.startswith(f"{thread.name} "))
         assert engine[-1].endswith("Condition.wait")
         waiting = [place.rpartition(" ")[2].rpartition(".")[2] for place in line["tasks"]["task-s/1"]]
         assert waiting == ["outer", "inner", "wait"]
