@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from streamproc.adapters import packing
-from streamproc.adapters.codecs import JsonSerde
 from streamproc.core.partition import partition
-from streamproc.core.plan import Plan, build
+from streamproc.core.plan import build
 from streamproc.ports.broker import Membership, Outgoing
-from streamproc.runners.worker.worker import Settings, Worker
+from streamproc.runners.worker.worker import Settings
 from streamproc.testing.simulation.broker import SimBroker
-from streamproc.testing.simulation.logs import Settings as LogSettings
 from streamproc.testing.simulation.world import CALM, ROUGH, World
 from tests.simulation import jobs
-from tests.simulation.workers import PARTITIONS, Silent, inline
+from tests.simulation.workers import PARTITIONS, create_topics, live
 
 USERS = 12
 
@@ -33,13 +29,7 @@ class Scene:
         self.ends: list[str] = []
         self._instances = instances
         self._load: list[list[Outgoing]] = [[] for _ in range(PARTITIONS)]
-        self.plan: Plan = build(self.graph, {"t-events": PARTITIONS})
-        for topic in ("t-events", "t-totals", "t-late", "t-dead"):
-            world.cluster.create_topic(topic, PARTITIONS)
-        for repartition in self.plan.repartitions:
-            world.cluster.create_topic(repartition.topic, repartition.partitions)
-        for stage in self.plan.stages:
-            world.cluster.create_topic(self.plan.changelog(stage), stage.partitions, LogSettings(compacted=True))
+        create_topics(world, build(self.graph, {"t-events": PARTITIONS}), "t-events", "t-totals", "t-late", "t-dead")
 
     def send(self, messages: list[jobs.Message]) -> None:
         """Fill the source."""
@@ -50,27 +40,9 @@ class Scene:
 
     async def worker(self, broker: SimBroker, name: str) -> None:
         """One worker's life, to its end."""
-        worker = Worker(
-            ["t-events"],
-            lambda counts: build(self.graph, counts),
-            broker=broker,
-            serde=JsonSerde(),
-            packing=packing,
-            observer=Silent(),
-            compute=inline,
-            clock=self.world.wall,
-            stopwatch=lambda: 0.0,
-            settings=Settings(
-                Membership(self.graph.app, "streamproc", 6_000, 30_000, name if self._instances else None),
-                until_end=True,
-            ),
-        )
-        running = asyncio.ensure_future(worker.run())
-        try:
-            self.ends.append(await asyncio.shield(running))
-        except asyncio.CancelledError:
-            worker.stop()
-            await running
+        instance = name if self._instances else None
+        membership = Membership(self.graph.app, "streamproc", 6_000, 30_000, instance)
+        await live(self.world, broker, self.graph, Settings(membership, until_end=True), self.ends.append)
 
     def rows(self) -> dict[str, list[jobs.Row]]:
         """The results so far by key, in order."""

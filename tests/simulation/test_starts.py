@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from streamproc import Topology
-from streamproc.adapters import packing
-from streamproc.adapters.codecs import JsonSerde
-from streamproc.core.plan import build
 from streamproc.ports.broker import Membership, Outgoing, TopicPartition
-from streamproc.runners.worker.worker import Settings, Worker
+from streamproc.runners.worker.worker import Settings
 from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.logs import Settings as LogSettings
 from streamproc.testing.simulation.world import World
-from tests.simulation.workers import Silent, inline
+from tests.simulation.workers import live
 
 
 @pytest.mark.parametrize(
@@ -31,24 +27,7 @@ def test_start_says_where_to_begin_and_who_comes_after_does_not_begin_again(star
     graph = topology.graph()
 
     async def life(broker: SimBroker, _: str) -> None:
-        worker = Worker(
-            ["in"],
-            lambda counts: build(graph, counts),
-            broker=broker,
-            serde=JsonSerde(),
-            packing=packing,
-            observer=Silent(),
-            compute=inline,
-            clock=world.wall,
-            stopwatch=lambda: 0.0,
-            settings=Settings(Membership("s", "streamproc", 6_000, 30_000)),
-        )
-        running = asyncio.ensure_future(worker.run())
-        try:
-            await asyncio.shield(running)
-        except asyncio.CancelledError:
-            worker.stop()
-            await running
+        await live(world, broker, graph, Settings(Membership("s", "streamproc", 6_000, 30_000)))
 
     with World(1, tolerated=()) as world:
         world.cluster.create_topic("in", 1)

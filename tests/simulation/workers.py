@@ -12,7 +12,7 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from itertools import chain
@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 from streamproc.adapters import packing
 from streamproc.adapters.codecs import JsonSerde
 from streamproc.core.partition import partition
-from streamproc.core.plan import build
+from streamproc.core.plan import Graph, Plan, build
 from streamproc.ports.broker import Membership, Outgoing
 from streamproc.runners.worker.worker import Settings, Worker
 from streamproc.testing.simulation.broker import SimBroker
@@ -68,6 +68,40 @@ class Silent:
 async def inline(work: Callable[[], Any]) -> Any:
     """Compute here and now: a simulated world has one thread."""
     return work()
+
+
+async def live(
+    world: World, broker: SimBroker, graph: Graph, settings: Settings, ended: Callable[[str], object] = lambda _: None
+) -> None:
+    """One worker's life in a world, until its process ends or it does; `ended` is told how."""
+    worker = Worker(
+        [node.source.topic for node in graph.nodes if node.source is not None],
+        lambda counts: build(graph, counts),
+        broker=broker,
+        serde=JsonSerde(),
+        packing=packing,
+        observer=Silent(),
+        compute=inline,
+        clock=world.wall,
+        stopwatch=lambda: 0.0,
+        settings=settings,
+    )
+    running = asyncio.ensure_future(worker.run())
+    try:
+        ended(await asyncio.shield(running))
+    except asyncio.CancelledError:  # as a user's SIGTERM asks it to
+        worker.stop()
+        await running
+
+
+def create_topics(world: World, plan: Plan, *topics: str) -> None:
+    """Some topics as a load needs them, and all that a plan needs for itself."""
+    for topic in topics:
+        world.cluster.create_topic(topic, PARTITIONS)
+    for repartition in plan.repartitions:
+        world.cluster.create_topic(repartition.topic, repartition.partitions)
+    for stage in plan.stages:
+        world.cluster.create_topic(plan.changelog(stage), stage.partitions, LogSettings(compacted=True))
 
 
 class Scene:
@@ -117,14 +151,8 @@ class Scene:
 
     def __enter__(self) -> Self:
         self.world.__enter__()
-        cluster = self.world.cluster
-        for topic in ("t-events", "t-totals", "t-late", "t-dead"):
-            cluster.create_topic(topic, PARTITIONS)
         plan = build(self._graph, {"t-events": PARTITIONS})
-        for repartition in plan.repartitions:
-            cluster.create_topic(repartition.topic, repartition.partitions)
-        for stage in plan.stages:
-            cluster.create_topic(plan.changelog(stage), stage.partitions, LogSettings(compacted=True))
+        create_topics(self.world, plan, "t-events", "t-totals", "t-late", "t-dead")
         self._load()
         return self
 
@@ -161,32 +189,8 @@ class Scene:
 
     def worker(self, broker: SimBroker, _: str) -> Coroutine[Any, Any, None]:
         """One worker's life in the world."""
-        sources = [node.source.topic for node in self._graph.nodes if node.source is not None]
-
-        def plan_for(counts: Mapping[str, int]) -> Any:
-            return build(self._graph, counts)
-
-        async def life() -> None:
-            worker = Worker(
-                sources,
-                plan_for,
-                broker=broker,
-                serde=JsonSerde(),
-                packing=packing,
-                observer=Silent(),
-                compute=inline,
-                clock=self.world.wall,
-                stopwatch=lambda: 0.0,
-                settings=Settings(Membership(self._graph.app, "streamproc", 6_000, 30_000), self._guarantee),
-            )
-            running = asyncio.ensure_future(worker.run())
-            try:
-                await asyncio.shield(running)
-            except asyncio.CancelledError:  # as a user's SIGTERM asks it to
-                worker.stop()
-                await running
-
-        return life()
+        settings = Settings(Membership(self._graph.app, "streamproc", 6_000, 30_000), self._guarantee)
+        return live(self.world, broker, self._graph, settings)
 
     # what is there
 

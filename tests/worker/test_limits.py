@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,19 +9,16 @@ from typing import Any
 import pytest
 
 from streamproc import Topology
-from streamproc.adapters import packing
-from streamproc.adapters.codecs import JsonSerde
 from streamproc.adapters.kafka import Topic
 from streamproc.cli.limits import takes
-from streamproc.core.plan import build
 from streamproc.core.site import Bounds
 from streamproc.ports.broker import Membership, Outgoing, TopicPartition
 from streamproc.runners.worker.limits import HOUR, LARGEST, Takes, bounds_of
-from streamproc.runners.worker.worker import Settings, Worker
+from streamproc.runners.worker.worker import Settings
 from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.logs import Settings as LogSettings
 from streamproc.testing.simulation.world import World
-from tests.simulation.workers import Silent, inline
+from tests.simulation.workers import live
 
 FOREVER = str(2**63 - 1)
 
@@ -84,24 +80,8 @@ def copied(world: World, rows: list[Outgoing], guarantee: Any, limits: Mapping[s
         return limits or {}
 
     async def life(broker: SimBroker, _: str) -> None:
-        worker = Worker(
-            ["in"],
-            lambda counts: build(graph, counts),
-            broker=broker,
-            serde=JsonSerde(),
-            packing=packing,
-            observer=Silent(),
-            compute=inline,
-            clock=world.wall,
-            stopwatch=lambda: 0.0,
-            settings=Settings(Membership("f", "streamproc", 6_000, 30_000), guarantee, limits=asked),
-        )
-        running = asyncio.ensure_future(worker.run())
-        try:
-            await asyncio.shield(running)
-        except asyncio.CancelledError:
-            worker.stop()
-            await running
+        membership = Membership("f", "streamproc", 6_000, 30_000)
+        await live(world, broker, graph, Settings(membership, guarantee, limits=asked))
 
     world.cluster.create_topic("in", 1, LogSettings(ahead=None))
     world.cluster.create_topic("f-in-changelog", 1, LogSettings(compacted=True))
