@@ -203,6 +203,16 @@ def read_back(first: int, rows: Sequence[Landed], incarnations: list[int], next_
     )
 
 
+def read_back_in_slices(rows: Sequence[Landed], next_offset: int, first: int, incarnations: list[int]) -> list[Slice]:
+    """What `read_back` gives, cut to the size of slices; without rows, one that only says where to read on."""
+    found = []
+    for start in range(0, len(rows) or 1, SLICE):
+        part = rows[start : start + SLICE]
+        behind = next_offset if start + SLICE >= len(rows) else part[-1].offset + 1
+        found.append(read_back(first, part, incarnations, behind))
+    return found
+
+
 def marked(number: int, watermark: int) -> Slice:
     """The watermark of an input is said to be here, behind its last record."""
     return Slice(number, [], [], (), None, marks=[Mark(0, number, watermark)])

@@ -10,12 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import sub
 from typing import Any, NamedTuple
 
 from streamproc.core.batch import START, Batch, Change, Crossing, Decision, Flows, Idle, Raw, Said, Step
 from streamproc.core.errors import StateError
-from streamproc.core.feed import SLICE, Decoders, Feed, Landed, Slice, decoded, ended, landed, marked, read_back
+from streamproc.core.feed import (
+    SLICE,
+    Decoders,
+    Feed,
+    Landed,
+    Slice,
+    decoded,
+    ended,
+    landed,
+    marked,
+    read_back_in_slices,
+)
 from streamproc.core.fuse import fuse
 from streamproc.core.plan import Plan, Stage
 from streamproc.core.progress import Silence
@@ -196,25 +208,25 @@ class Bench:
         Like a run of a source, it may be empty and only say where to read on.  StateError where an upstream task
         speaks that there should not be.
         """
-        landed_, first = self._landed[topic], self.input(topic)
-        if any(row.task >= len(landed_) for row in rows):
+        tasks = len(self._landed[topic])
+        if any(row.task >= tasks for row in rows):
             raise StateError(
-                f"{topic}/{self.number} has records of more than {len(landed_)} upstream tasks: their input had more "
+                f"{topic}/{self.number} has records of more than {tasks} upstream tasks: their input had more "
                 "partitions once. Use another app name, or begin anew"
             )
-        for start in range(0, len(rows) or 1, SLICE):
-            self._watches[topic].heard |= bool(rows)
-            part = rows[start : start + SLICE]
-            behind = next_offset if start + SLICE >= len(rows) else part[-1].offset + 1
-            self._feed.add(self._queues[topic], read_back(first, part, landed_, behind))
+        self.land_slices(topic, partial(read_back_in_slices, rows, next_offset), heard=bool(rows))
 
     def land_slices(self, topic: str, slices: Callable[[int, list[int]], Iterable[Slice]], *, heard: bool) -> None:
-        """What `land` takes, column by column: `slices` makes them, given the first input and what was heard of last.
+        """What `land` takes, as slices: made by `slices`, given the first input and the incarnations heard of last.
 
-        `heard` says whether there is anything in it.
+        `heard` says whether there is anything in them.
         """
         self._watches[topic].heard |= heard
-        for one in slices(self.input(topic), self._landed[topic]):
+        try:
+            made = slices(self.input(topic), self._landed[topic])
+        except StateError as error:
+            raise StateError(f"{topic}/{self.number}: {error}") from error
+        for one in made:
             self._feed.add(self._queues[topic], one)
 
     def arrive(self, topic: str, task: int, crossings: Sequence[Crossing], said: Said) -> None:

@@ -13,7 +13,7 @@ import pytest
 from streamproc import Topology, Tumbling
 from streamproc.core.batch import END, START, Crossing, Emit, Said
 from streamproc.core.errors import StateError
-from streamproc.core.feed import SLICE, Landed
+from streamproc.core.feed import SLICE, Landed, Slice
 from streamproc.core.partition import partition
 from streamproc.core.plan import Plan, build
 from streamproc.core.state import MemoryStore
@@ -154,6 +154,17 @@ def test_an_upstream_task_that_should_not_be_is_refused() -> None:
     """A record of a task beyond those of the plan stops the task: the input had another number of partitions."""
     with pytest.raises(StateError, match="more than 2 upstream tasks"):
         last(build(counted().graph(), 2)).land(TOPIC, [Landed(0, 2, 1, crossing(1))], 1)
+
+
+def test_what_is_wrong_with_slices_names_topic_and_partition() -> None:
+    """Whoever makes them knows neither."""
+
+    def slices(first: int, incarnations: list[int]) -> list[Slice]:
+        raise StateError(f"{len(incarnations)} tasks from {first} on")
+
+    bench = last(build(counted().graph(), 2))
+    with pytest.raises(StateError, match=f"{TOPIC}/{bench.number}: 2 tasks"):
+        bench.land_slices(TOPIC, slices, heard=True)
 
 
 def test_a_task_says_idle_if_all_its_inputs_are() -> None:

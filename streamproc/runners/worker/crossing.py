@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from streamproc.core.batch import Crossing, Headers, Mark, Position, Said
 from streamproc.core.errors import StateError
-from streamproc.core.feed import SLICE, Landed, Slice, read_back
+from streamproc.core.feed import SLICE, Landed, Slice, read_back_in_slices
 from streamproc.ports import Packing
 
 FORMAT = 1
@@ -77,7 +77,7 @@ class Crossed:
                 f"{len(incarnations)}: their input had more partitions once. Use another app name, or begin anew"
             )
         if any(incarnations[task] != incarnation for task, incarnation in heard):
-            return self._read_back(first, incarnations, next_offset)
+            return read_back_in_slices(self.rows(), next_offset, first, incarnations)
         count, marks = len(self), iter(self.marks)
         mark = next(marks, None)
         found: list[Slice] = []
@@ -100,16 +100,6 @@ class Crossed:
                 one.marks.append(Mark(at, first + mark.task, *mark.said, mark.incarnation, mark.offset + 1))
                 mark = next(marks, None)
             found.append(one)
-        return found
-
-    def _read_back(self, first: int, incarnations: list[int], next_offset: int) -> list[Slice]:
-        """The same row by row."""
-        rows = self.rows()
-        found = []
-        for start in range(0, len(rows), SLICE):
-            part = rows[start : start + SLICE]
-            behind = next_offset if start + SLICE >= len(rows) else part[-1].offset + 1
-            found.append(read_back(first, part, incarnations, behind))
         return found
 
 
