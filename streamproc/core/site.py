@@ -115,7 +115,7 @@ class Site:
 
     def _run(self, record: AnyRecord) -> None:
         """Feed a record to the operator and its results to everything behind, depth first."""
-        self._feed(lambda: self.operator.on_run((record,), self))
+        self._feed(self.operator.on_run, (record,))
 
     def _enter(self, record: AnyRecord) -> None:
         """Feed a record to the joins behind, by this side of them."""
@@ -126,12 +126,12 @@ class Site:
 
     def meet(self, side: int, record: AnyRecord) -> None:
         """Feed a record to a join."""
-        self._feed(lambda: self.operator.on_side(side, record, self))
+        self._feed(self.operator.on_side, side, record)
 
-    def _feed(self, on_run: Callable[[], Run]) -> None:
+    def _feed(self, hook: Callable[..., Run], *given: Any) -> None:
         self.task.noted.append(("records_in", self.place.name))
         try:
-            for result in on_run():
+            for result in hook(*given, self):
                 self.pass_on(result)
         except (Failed, TaskFailed):
             raise

@@ -50,10 +50,14 @@ def task_of(
     settled: Mapping[str, Any] | None = None,
     store: MemoryStore | None = None,
 ) -> Task:
-    """The task of a topology with one source, fed by so many partitions of it."""
+    """The task of a topology: its one source has so many partitions, or its sources have one each."""
     (stage,) = build(topology.graph()).stages
     serde = JsonSerde()
-    numbered = [Input(0, stage.inlets[0].topic, number) for number in range(inputs)]
+    numbered = [
+        Input(inlet, one.topic, number)
+        for inlet, one in enumerate(stage.inlets)
+        for number in range(inputs if len(stage.inlets) == 1 else 1)
+    ]
     writer = Writer(serde.encode, serde.encode_key)
     task = Task(stage, numbered, MemoryStore() if store is None else store, writer, settled)
     if fused:

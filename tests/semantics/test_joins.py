@@ -20,20 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproc import Keyed, Topology, TopologyError, Tumbling
-from streamproc.adapters.codecs import JsonSerde
 from streamproc.core import batch as values
 from streamproc.core.batch import Batch, Step
-from streamproc.core.fuse import fuse
-from streamproc.core.plan import build
-from streamproc.core.site import Writer
-from streamproc.core.state import MemoryStore
-from streamproc.core.task import Input, Task
 from tests.laws import Event, ms, run
 from tests.semantics.real import Oracle, compare, oracles, there
+from tests.semantics.scripts import commit, task_of
 from tests.semantics.test_conformance import LAWLESS, Case, cases
 from tests.semantics.ways import WAYS, Lines
 
 Row = list[Any]
+PADDED = {"inner": "", "left": "l", "outer": "lr"}
+"""The sides of which a record that closes alone is emitted."""
 
 
 class One(NamedTuple):
@@ -74,23 +71,16 @@ def play(
     topology: Topology, script: Sequence[One], cuts: Iterable[int], *, fused: bool, crash: bool = False
 ) -> list[Step]:
     """A script in batches; with `crash`, each is done twice, the first time without a commit."""
-    plan = build(topology.graph())
-    (stage,) = plan.stages
-    serde, store = JsonSerde(), MemoryStore()
-    inputs = [Input(number, inlet.topic, 0) for number, inlet in enumerate(stage.inlets)]
-    task = Task(stage, inputs, store, Writer(serde.encode, serde.encode_key))
-    if fused:
-        fuse(task)
+    task = task_of(topology, fused=fused)
     made = []
     places = [0, *sorted(set(cuts) - {0, len(script)}), len(script)]
     for start, stop in pairwise(places):
-        batch = _batch(script, start, stop, len(inputs))
+        batch = _batch(script, start, stop, len(task.inputs))
         if crash:
             task.step(batch)
             task.aborted()
         made.append(task.step(batch))
-        position = task.position()
-        task.committed(task.changes(), position)
+        commit(task)
     return made
 
 
@@ -140,7 +130,7 @@ def test_the_results_of_each_step(case: Case, fused: bool) -> None:  # noqa: FBT
 def batch_join(script: Sequence[One], how: str, before: int, after: int, grace: int) -> tuple[list[Row], list[int]]:
     """Rows (left, right, time) in their order, and the numbers of the late, by the words of S27 to S30."""
     lasts = {"l": max(after, 0) + 1 + grace, "r": max(before, 0) + 1 + grace}
-    padded, others = {"inner": "", "left": "l", "outer": "lr"}[how], {"l": "r", "r": "l"}
+    padded, others = PADDED[how], {"l": "r", "r": "l"}
     watermark, made, late = -(2**62), list[Row](), list[int]()
     open_: list[tuple[One, int]] = []
     met: set[int] = set()
@@ -232,7 +222,7 @@ def test_an_accepted_record_meets_or_is_padded_once(
         pairs = {row[side][1] for row in made if row[side] is not None and row[1 - side] is not None}
         assert not pads.keys() & pairs
         assert all(count == 1 for count in pads.values())
-        if what in {"inner": "", "left": "l", "outer": "lr"}[how]:
+        if what in PADDED[how]:
             accepted = {number for number, one in enumerate(script) if one.what == what} - late
             assert accepted == pads.keys() | pairs
 
