@@ -454,6 +454,14 @@ MUTANTS = (
         "a bucket counts what is no greater than its bound, the bound itself too",
     ),
     Mutant(
+        "sleeps_through_what_was_handed_on",
+        "core/fuse.py",
+        'self.text.say("due = task.due() + disorder")',
+        'self.text.say("pass")',
+        LAW,
+        "S21: what a node outside the loop waits for closes in its turn",
+    ),
+    Mutant(
         "pads_one_too_soon",
         "core/joins.py",
         "lasts = max(self.after, 0) + 1 + self.grace, max(self.before, 0) + 1 + self.grace",

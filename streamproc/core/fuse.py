@@ -377,8 +377,12 @@ class _Loop:
             self.text.say("handed += 1", self.forget, "continue")
 
     def _settle_pushed(self) -> None:
+        """Nodes outside the loop may have put cells: some are due by now, or sooner than what is open here."""
         with self.text.block("if task.is_due():"):
             self.text.say(*self._flow("top"))
+        if self.moving:
+            with self.text.block("else:"):
+                self.text.say("due = task.due() + disorder")
 
     def _flow(self, to: str) -> list[str]:
         return [f"due = flow({to})", "watermark = combined.watermark" if self.moving else "", self.forget]

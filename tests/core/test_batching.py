@@ -25,6 +25,14 @@ def test_cuts_commits_and_crashes_are_invisible(
     assert cut_up == plain
 
 
+def test_what_a_node_outside_the_loop_waits_for_closes_in_its_turn() -> None:
+    """A loop that has handed a record on wakes for the cell that this has put, and not for its own windows only."""
+    branches = (((), "tumbling", 1, 0), ((), "trailing", 1, 0))
+    shape = Shape(split=True, branches=branches)
+    log = [b'{"ts":%d,"key":"a","x":%d}' % (ts, x) for ts, x in ((0, 0), (0, 0), (1, 1), (2, 0))]
+    assert run(shape.build(), {"in0": log}) == run(shape.build(), {"in0": log}, fused=False)
+
+
 @given(shape=SHAPES, first=LOGS, second=LOGS, size=st.integers(1, 9))
 @settings(max_examples=150)
 def test_generated_loops_mean_what_the_plain_ones_do_behind_a_repartition(
