@@ -31,13 +31,13 @@ from streamproc.adapters.kafka import KafkaBroker
 from streamproc.adapters.prometheus import PrometheusObserver
 from streamproc.adapters.prometheus.observer import Worker as Described
 from streamproc.cli.brokers import broker_of, connect, told
-from streamproc.cli.limits import limits_of
 from streamproc.cli.loading import load
 from streamproc.cli.outcomes import DONE, TOO_LATE
 from streamproc.cli.running import STRETCH
 from streamproc.cli.serving import served
 from streamproc.cli.signals import Ladder
 from streamproc.cli.supervisor import SUPERVISED
+from streamproc.cli.topic_limits import topic_limits_of
 from streamproc.cli.watchdog import Watchdog
 from streamproc.config import Config
 from streamproc.core.describe import outline
@@ -195,7 +195,7 @@ def worker_of(  # noqa: PLR0913 - everything a worker is made of
         drain=config.drain_timeout / 1000,
         heartbeat=config.group_heartbeat_interval / 1000,
         stall_after=config.stall_after / 1000,
-        limits=limits_of(config, tell),
+        topic_limits=topic_limits_of(config, tell),
         until_end=until_end,
     )
     return Worker(

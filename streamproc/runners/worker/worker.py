@@ -28,9 +28,9 @@ from streamproc.runners.worker.assigning import TaskId
 from streamproc.runners.worker.fetching import Fetcher
 from streamproc.runners.worker.hosting import Hosted
 from streamproc.runners.worker.house import Compute, House, Incompatible, Kept, Pace
-from streamproc.runners.worker.limits import Limits, Takes, bounds_of, most_of, usual
 from streamproc.runners.worker.membership import GroupMember
 from streamproc.runners.worker.producing import Appends, Committer, Forbidden, Lost, Transactions, patient
+from streamproc.runners.worker.topic_limits import Takes, TopicLimits, bounds_of, most_of, usual
 from streamproc.runners.worker.watching import Watch
 
 COMMITS = 100
@@ -47,8 +47,8 @@ KEPT_TASKS, KEPT_SECONDS = 16, 600.0
 class Settings:
     """How a worker behaves; times in seconds, but for those of the group, in ms.
 
-    `limits` asks what the topics take that are written to.  With `until_end` sources are read as far as they reach
-    when the worker begins, everything closes, and it ends.
+    `topic_limits` asks what the topics take that are written to.  With `until_end` sources are read as far as they
+    reach when the worker begins, everything closes, and it ends.
     """
 
     group: Membership
@@ -59,7 +59,7 @@ class Settings:
     drain: float = 30.0
     heartbeat: float = 0.5
     stall_after: float = 60.0
-    limits: Limits = usual
+    topic_limits: TopicLimits = usual
     until_end: bool = False
 
 
@@ -110,7 +110,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._fatal: BaseException | None = None
         self._late = False
-        self._limits: Mapping[str, Takes] = {}
+        self._topic_limits: Mapping[str, Takes] = {}
         self._ends: Mapping[TopicPartition, int] = {}
         self._ended: Ended | None = None
         self._watch = Watch(
@@ -184,7 +184,7 @@ class Worker:
         expected = {one.topic: one.partitions for one in plan.repartitions}
         expected |= {plan.changelog(stage): stage.partitions for stage in plan.stages}
         found = await self._counts(list(expected), "the topology needs it for itself")
-        self._limits = await self._settings.limits([*written, *expected])
+        self._topic_limits = await self._settings.topic_limits([*written, *expected])
         for topic, count in found.items():
             if count != expected[topic]:
                 raise Incompatible(
@@ -214,7 +214,7 @@ class Worker:
         group = settings.group.group
 
         def committer(transactional_id: str, changelog: TopicPartition) -> Committer:
-            most = most_of(self._limits)
+            most = most_of(self._topic_limits)
             transactions = Transactions(self._broker, transactional_id, group, settings.lasting, self._crash, most)
             if settings.guarantee == "exactly_once":
                 return transactions
@@ -224,7 +224,7 @@ class Worker:
             plan,
             self._broker,
             self._fetcher,
-            codecs_of(plan, self._serde, bounds_of(self._limits, self._clock)),
+            codecs_of(plan, self._serde, bounds_of(self._topic_limits, self._clock)),
             self._packing,
             self._observer,
             self._compute,

@@ -8,8 +8,8 @@ from streamproc.adapters.kafka import Topic
 from streamproc.cli.brokers import administered
 from streamproc.config import Config
 from streamproc.ports.broker import Code, Refused
-from streamproc.runners.worker.limits import LARGEST, Limits, Takes
 from streamproc.runners.worker.producing import patient
+from streamproc.runners.worker.topic_limits import LARGEST, Takes, TopicLimits
 
 AHEAD = ("message.timestamp.after.max.ms", "message.timestamp.difference.max.ms")
 """How far ahead a timestamp may be; brokers before 3.6 have but the second, and from 4.0 on but the first."""
@@ -18,7 +18,7 @@ FAR = 2**62
 DENIED = frozenset({Code.TOPIC_AUTHORIZATION_FAILED, Code.CLUSTER_AUTHORIZATION_FAILED})
 
 
-def limits_of(config: Config, tell: Callable[[str], object]) -> Limits:
+def topic_limits_of(config: Config, tell: Callable[[str], object]) -> TopicLimits:
     """Asks the brokers of the settings; who may not ask takes the usual for granted, and says so by `tell`."""
 
     async def limits(topics: Collection[str]) -> Mapping[str, Takes]:

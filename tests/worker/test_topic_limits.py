@@ -10,10 +10,10 @@ import pytest
 
 from streamproc import Topology
 from streamproc.adapters.kafka import Topic
-from streamproc.cli.limits import takes
+from streamproc.cli.topic_limits import takes
 from streamproc.core.site import Bounds
 from streamproc.ports.broker import Membership, Outgoing, TopicPartition
-from streamproc.runners.worker.limits import HOUR, LARGEST, Takes, bounds_of
+from streamproc.runners.worker.topic_limits import HOUR, LARGEST, Takes, bounds_of
 from streamproc.runners.worker.worker import Settings
 from streamproc.testing.simulation.broker import SimBroker
 from streamproc.testing.simulation.logs import Settings as LogSettings
@@ -81,7 +81,7 @@ def copied(world: World, rows: list[Outgoing], guarantee: Any, limits: Mapping[s
 
     async def life(broker: SimBroker, _: str) -> None:
         membership = Membership("f", "streamproc", 6_000, 30_000)
-        await live(world, broker, graph, Settings(membership, guarantee, limits=asked))
+        await live(world, broker, graph, Settings(membership, guarantee, topic_limits=asked))
 
     world.cluster.create_topic("in", 1, LogSettings(ahead=None))
     world.cluster.create_topic("f-in-changelog", 1, LogSettings(compacted=True))

@@ -28,7 +28,7 @@ class Takes(NamedTuple):
     ahead: int | None = HOUR
 
 
-Limits: TypeAlias = Callable[[Collection[str]], Awaitable[Mapping[str, Takes]]]
+TopicLimits: TypeAlias = Callable[[Collection[str]], Awaitable[Mapping[str, Takes]]]
 """Asks what topics take; of one that is left out it is what brokers take from 4.0 on where nothing is set."""
 
 
