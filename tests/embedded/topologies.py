@@ -43,6 +43,27 @@ def counting(*, trailing: bool = False) -> Topology:
     return topology
 
 
+def joining() -> Topology:
+    """Clicks of even number with those of odd number, of one user and at most 100 ms apart; and who met nobody."""
+    topology = Topology("joining", dead_letters="dead")
+    clicks = topology.source("clicks", Click, event_time=lambda c: c.ts, disorder="2s").map(_checked)
+    even, odd = (
+        clicks.filter(lambda c, rest=rest: c.n % 2 == rest).key_by(lambda c: c.user or None) for rest in (0, 1)
+    )
+    pairs = even.join(
+        odd,
+        lambda left, right: [left and left.n, right and right.n],
+        how="outer",
+        before="100ms",
+        after="50ms",
+        grace="1s",
+        name="pairs",
+        late="late",
+    )
+    pairs.to("counts")
+    return topology
+
+
 def strict() -> Topology:
     """Stops at the first click that it cannot process."""
     topology = Topology("strict")
