@@ -15,7 +15,7 @@ from streamproc.adapters.kafka import Access, KafkaAdmin, KafkaBroker, Topic
 from streamproc.ports.broker import Broker, TopicPartition
 from streamproc.testing.simulation.habits import Habits
 from tests.kafka.brokers import Kafka
-from tests.simulation.contract import SCRIPTS, SLOW, Script
+from tests.simulation.contract import SCRIPTS, SLOW, Script, settled
 from tests.simulation.stages import simulated
 
 AS_LONG_AS_POSSIBLE = {"segment.ms": str(10**15), "retention.ms": "-1"}
@@ -68,8 +68,10 @@ class RealStage:
 
 @pytest.fixture
 async def stage(kafka: Kafka, prefix: str) -> AsyncIterator[RealStage]:
-    """A stage at the broker of this run."""
+    """A stage at the broker of this run, which makes the topic of its groups when it is asked for the first."""
     made = RealStage(Access(kafka.bootstrap), prefix)
+    client, group = await made.client(), made.name()
+    await settled(lambda: client.offset_fetch(group, [TopicPartition(group, 0)]))
     yield made
     await made.close()
 
